@@ -1,0 +1,425 @@
+"""The profiled criterion of a forest as a function of θ: value, gradient, information (MATH: §3, §5).
+
+θ enters through a template: each entry of a packed Λ is a constant or a multiple of one θ. Everything is in the
+coordinates of the statistics; the caller's `constant` carries what a change of units adds.
+"""
+
+from libc.math cimport M_PI, isfinite, log
+from libc.stdlib cimport free, malloc
+
+import numpy as np
+
+from hlm_ext.forest cimport Forest
+from hlm_ext.peel cimport cholesky
+from hlm_ext.status cimport NO_RESIDUAL, NOT_FINITE, NOT_POSITIVE, OK, Failure
+
+
+class KernelError(ArithmeticError):
+    """A kernel met numbers it cannot go on with.
+
+    Attributes
+    ----------
+    reason : str
+        "not finite", "not positive definite" or "no residual".
+    factor, level, column : int
+        Position of the block at fault (factors leaves first), -1 where it does not apply.
+    """
+
+    def __init__(self, reason, factor, level, column):
+        super().__init__(f"{reason} (factor {factor}, level {level}, column {column})")
+        self.reason = reason
+        self.factor = factor
+        self.level = level
+        self.column = column
+
+
+cdef raise_failure(Failure failure):
+    reasons = {<int> NOT_FINITE: "not finite", <int> NOT_POSITIVE: "not positive definite",
+               <int> NO_RESIDUAL: "no residual"}
+    raise KernelError(reasons[<int> failure.status], failure.factor, failure.level, failure.column)
+
+
+cdef class Criterion:
+    """-2 log-likelihood with β and σ² profiled out, at any θ.
+
+    Parameters
+    ----------
+    forest : Forest
+        Statistics of the hierarchy. A Criterion uses the scratch of its forest: one thread at a time.
+    freedom : float
+        ν: n for ML, n - p for REML.
+    reml : bool
+        Add log|X'V⁻¹X|.
+    base : (Σ q²,) float64
+        Packed constant part of the Λ's, factors leaves first, row-major q x q each.
+    entries : (E, 2) intp
+        Pairs (position in the packed Λ's, index of θ).
+    coefficients : (E,) float64
+        Λ[position] = base[position] + Σ coefficient · θ[index].
+    constant : float
+        Added to the value.
+    """
+
+    cdef readonly Forest forest
+    cdef readonly Py_ssize_t m           # length of θ
+    cdef readonly bint reml
+    cdef readonly double freedom, constant
+    cdef readonly double residual        # r²: penalised residual sum of squares
+    cdef readonly double logdet          # log|M|
+    cdef readonly double logdet_x        # log|X'V⁻¹X|
+    cdef readonly Py_ssize_t evaluations
+    cdef const double[::1] base
+    cdef const Py_ssize_t[:, ::1] entries
+    cdef const double[::1] coefficients
+    cdef double[::1] packed, theta_view
+    cdef double[:, ::1] schur_view, chol
+    cdef double[::1] e, omega, post_view, outer_view
+    cdef double[:, ::1] trace, average, tangent, jacobian
+    cdef Py_ssize_t[::1] entry_level, entry_row, entry_col
+    cdef readonly object theta, post, outer, factor_x
+
+    def __init__(self, Forest forest, double freedom, bint reml, base, entries, coefficients, double constant=0.0):
+        cdef Py_ssize_t side = forest.p + 1
+        self.forest = forest
+        self.freedom = freedom
+        self.reml = reml
+        self.constant = constant
+        self.base = np.ascontiguousarray(base, dtype=np.float64)
+        self.entries = np.ascontiguousarray(entries, dtype=np.intp).reshape(-1, 2)
+        self.coefficients = np.ascontiguousarray(coefficients, dtype=np.float64)
+        self.m = int(np.max(self.entries[:, 1])) + 1 if self.entries.shape[0] else 0
+        self.packed = np.zeros(forest.packed + 1)
+        self.theta = np.full(self.m, np.nan)
+        self.theta_view = self.theta
+        self.schur_view = np.zeros((side, side))
+        self.factor_x = np.zeros((side, side))
+        self.chol = self.factor_x
+        self.e = np.zeros(side)
+        self.omega = np.zeros(forest.p * forest.p + 1)
+        self.post = np.zeros(forest.packed + 1)
+        self.outer = np.zeros(forest.packed + 1)
+        self.trace = np.zeros((max(forest.m, 1), max(forest.m, 1)))
+        self.average = np.zeros((max(forest.m, 1), max(forest.m, 1)))
+        self.tangent = np.zeros((max(forest.m, 1), side * side))
+        self.jacobian = np.zeros((max(forest.m, 1), max(self.m, 1)))
+        self.post_view = self.post
+        self.outer_view = self.outer
+        if self.base.shape[0] != forest.packed or self.entries.shape[0] != self.coefficients.shape[0]:
+            raise ValueError(f"base must have {forest.packed} entries, and coefficients one for each of entries")
+        self._locate()
+
+    cdef _locate(self):
+        """Factor, row and column of each entry of the template."""
+        cdef Py_ssize_t s, k, at, q, n = self.entries.shape[0]
+        self.entry_level = np.zeros(n + 1, dtype=np.intp)
+        self.entry_row = np.zeros(n + 1, dtype=np.intp)
+        self.entry_col = np.zeros(n + 1, dtype=np.intp)
+        for s in range(n):
+            at = self.entries[s, 0]
+            k = 0
+            while k < self.forest.depth and at >= self.forest.levels[k].q ** 2:
+                at -= self.forest.levels[k].q ** 2
+                k += 1
+            if k == self.forest.depth or at < 0:
+                raise ValueError(f"entry {s} lies outside of the packed factors")
+            q = self.forest.levels[k].q
+            self.entry_level[s] = k
+            self.entry_row[s] = at // q
+            self.entry_col[s] = at % q
+            if at // q < at % q:
+                raise ValueError(f"entry {s} lies above the diagonal of its factor")
+
+    def value(self, double[::1] theta not None):
+        """Return the criterion at `theta` (m,).
+
+        Raises
+        ------
+        KernelError
+            If a block is not positive definite or the residual vanishes.
+        """
+        cdef Py_ssize_t i, j, side = self.forest.p + 1
+        cdef Failure failure
+        cdef int failed
+        if theta.shape[0] != self.m:
+            raise ValueError(f"theta must have {self.m} entries, got {theta.shape[0]}")
+        self.evaluations += 1
+        self.theta_view[:] = theta
+        for i in range(self.forest.packed):
+            self.packed[i] = self.base[i]
+        for i in range(self.entries.shape[0]):
+            self.packed[self.entries[i, 0]] += self.coefficients[i] * theta[self.entries[i, 1]]
+        self.forest.set_lambda(&self.packed[0])
+        failure = self.forest.factor_into(self.schur_view, &self.logdet)
+        if failure.status != OK:
+            raise_failure(failure)
+        for i in range(side):
+            for j in range(i + 1):
+                self.chol[i, j] = self.schur_view[j, i]
+        failed = cholesky(side, &self.chol[0, 0], side)
+        if failed:
+            failure.status = NO_RESIDUAL if failed == side and isfinite(self.schur_view[side - 1, side - 1]) else NOT_POSITIVE
+            failure.column = failed - 1
+            raise_failure(failure)
+        self.residual = self.chol[side - 1, side - 1] ** 2
+        self.logdet_x = 0
+        for i in range(side - 1):
+            self.logdet_x += 2 * log(self.chol[i, i])
+        return (self.logdet + (self.logdet_x if self.reml else 0.0) + self.constant
+                + self.freedom * (1 + log(2 * M_PI * self.residual / self.freedom)))
+
+    @property
+    def sigma2(self):
+        """σ̂² = r²/ν at the last θ."""
+        return self.residual / self.freedom
+
+    @property
+    def beta(self):
+        """(p,) β̂ at the last θ."""
+        self._root()
+        return -np.asarray(self.e)[:self.forest.p]
+
+    @property
+    def cross_inverse(self):
+        """(p, p) (X'V⁻¹X)⁻¹ at the last θ; times σ̂² the covariance of β̂."""
+        factor = self.factor_x[:self.forest.p, :self.forest.p]
+        inverse = np.linalg.solve(factor, np.eye(self.forest.p))
+        return inverse.T @ inverse
+
+    @property
+    def schur(self):
+        """(p + 1, p + 1) [X y]'V⁻¹[X y] at the last θ, in units of σ²."""
+        upper = np.triu(self.schur_view)
+        return upper + np.triu(upper, 1).T
+
+    cdef void _root(self) noexcept:
+        """e := (-β̂; 1) and Ω := (X'V⁻¹X)⁻¹ under REML, 0 under ML."""
+        cdef Py_ssize_t p = self.forest.p, i, j, c, side = p + 1
+        cdef double s
+        for i in range(p - 1, -1, -1):
+            s = self.chol[p, i]
+            for j in range(i + 1, p):
+                s += self.chol[j, i] * self.e[j]      # e = -β̂
+            self.e[i] = -s / self.chol[i, i]
+        self.e[p] = 1
+        for i in range(p * p):
+            self.omega[i] = 0
+        if not self.reml:
+            return
+        # columns of L⁻¹, then Ω = L⁻ᵀL⁻¹; L⁻¹ is kept in the lower triangle until its row is used up
+        cdef double *inv = <double *> malloc((p * p + 1) * sizeof(double))
+        for j in range(p):
+            for i in range(j, p):
+                s = 1.0 if i == j else 0.0
+                for c in range(j, i):
+                    s -= self.chol[i, c] * inv[c * p + j]
+                inv[i * p + j] = s / self.chol[i, i]
+        for i in range(p):
+            for j in range(i + 1):
+                s = 0
+                for c in range(i, p):
+                    s += inv[c * p + i] * inv[c * p + j]
+                self.omega[i * p + j] = s
+                self.omega[j * p + i] = s
+        free(inv)
+
+    cdef _moments(self, bint second, double **effects, double **covariances):
+        cdef Failure failure
+        self._root()
+        failure = self.forest.moments_into(&self.e[0], &self.omega[0], not self.reml, second, self.post_view,
+                                           self.outer_view, self.trace, self.average, self.tangent, effects,
+                                           covariances)
+        if failure.status != OK:
+            raise_failure(failure)
+
+    cdef void _root_terms(self) noexcept:
+        """trace and average += what the elimination of β adds; both made symmetric."""
+        cdef Py_ssize_t md = self.forest.m, p = self.forest.p, side = p + 1, a, b, i, j
+        cdef double s, r
+        # rows of `tangent` become L⁻¹ S_a (p x side), then S_a e and L⁻¹S_aL⁻ᵀ are read from it
+        cdef double *work = <double *> malloc((md * (p * p + p) + 1) * sizeof(double))
+        cdef double *sa
+        cdef double *half
+        for a in range(md):
+            sa = &self.tangent[a, 0]
+            half = work + a * (p * p + p)
+            for i in range(p):
+                s = 0
+                for j in range(side):
+                    s += sa[i * side + j] * self.e[j]
+                half[p * p + i] = s
+            self._forward(half + p * p, 1)
+            for i in range(p):
+                for j in range(p):
+                    half[i * p + j] = sa[i * side + j]
+            self._forward(half, p)
+            for i in range(p):                       # transpose in place: S_a L⁻ᵀ
+                for j in range(i):
+                    s = half[i * p + j]
+                    half[i * p + j] = half[j * p + i]
+                    half[j * p + i] = s
+            self._forward(half, p)
+        for a in range(md):
+            for b in range(a + 1):
+                s = 0
+                r = 0
+                if self.reml:
+                    for i in range(p * p):
+                        s += (work + a * (p * p + p))[i] * (work + b * (p * p + p))[i]
+                for i in range(p):
+                    r += (work + a * (p * p + p))[p * p + i] * (work + b * (p * p + p))[p * p + i]
+                self.trace[a, b] += s
+                self.average[a, b] -= r
+                self.trace[b, a] = self.trace[a, b]
+                self.average[b, a] = self.average[a, b]
+        free(work)
+
+    cdef void _forward(self, double *x, Py_ssize_t n) noexcept:
+        """x := L⁻¹ x for p x n row-major x."""
+        cdef Py_ssize_t p = self.forest.p, i, j, c
+        for i in range(p):
+            for c in range(i):
+                for j in range(n):
+                    x[i * n + j] -= self.chol[i, c] * x[c * n + j]
+            for j in range(n):
+                x[i * n + j] /= self.chol[i, i]
+
+    def derivatives(self, str information="observed"):
+        """Return gradient (m,) and Hessian (m, m) in θ at the θ of the last `value`.
+
+        Parameters
+        ----------
+        information : {"observed", "average", "expected"}
+            Second derivatives in D: exact, their average with the expected ones (which needs no traces), or expected
+            (Fisher). The curvature of θ → D is exact in all three (MATH: §5).
+        """
+        if information not in ("observed", "average", "expected"):
+            raise ValueError(f"information must be 'observed', 'average' or 'expected', got {information!r}")
+        gradient = np.zeros(self.m)
+        hessian = np.zeros((self.m, self.m))
+        if self.m == 0:
+            return gradient, hessian
+        self._moments(True, NULL, NULL)
+        self._root_terms()
+        self._information(0 if information == "observed" else (1 if information == "average" else 2))
+        self._to_theta(gradient, hessian)
+        return gradient, hessian
+
+    def gradient(self):
+        """Return the gradient (m,) in θ at the θ of the last `value`; cheaper than `derivatives`."""
+        gradient = np.zeros(self.m)
+        if self.m:
+            self._moments(False, NULL, NULL)
+            self._to_theta(gradient, None)
+        return gradient
+
+    cdef void _information(self, int kind) noexcept:
+        """average := second derivatives in the entries of D."""
+        cdef Py_ssize_t k, i, j, a, b, q, at = 0
+        cdef double s2 = self.residual / self.freedom, ra, rb
+        cdef double *linear = <double *> malloc((self.forest.m + 1) * sizeof(double))
+        cdef double[::1] source = self.post_view if kind == 2 else self.outer_view
+        a = 0
+        for k in range(self.forest.depth):
+            q = self.forest.levels[k].q
+            for j in range(q):
+                for i in range(j, q):
+                    linear[a] = source[at + i * q + j] * (1 if i == j else 2)
+                    a += 1
+            at += q * q
+        for a in range(self.forest.m):
+            for b in range(self.forest.m):
+                ra = linear[a]
+                rb = linear[b]
+                if kind == 0:
+                    self.average[a, b] = (2 * self.average[a, b] / s2 - self.trace[a, b]
+                                          - ra * rb / (self.freedom * s2 * s2))
+                elif kind == 1:
+                    self.average[a, b] = self.average[a, b] / s2 - ra * rb / (self.freedom * s2 * s2)
+                else:
+                    self.average[a, b] = self.trace[a, b] - ra * rb / self.freedom
+        free(linear)
+
+    cdef double _cone(self, Py_ssize_t at, Py_ssize_t q, Py_ssize_t i, Py_ssize_t j) noexcept:
+        """G[i, j] of the factor whose packed block starts at `at`: gradient in D."""
+        return (self.post_view[at + i * q + j]
+                - self.outer_view[at + i * q + j] * self.freedom / self.residual)
+
+    cdef _to_theta(self, double[::1] gradient, double[:, ::1] hessian):
+        """Chain rule through Λ(θ): dD = dΛ Λ' + Λ dΛ', and ⟨G, ∂²D⟩ = 2 tr(G dΛ_s dΛ_t')."""
+        cdef Py_ssize_t n = self.entries.shape[0], s, t, k, i, j, c, q, at, a, b, start
+        cdef double coefficient
+        if hessian is not None:
+            self.jacobian[:, :] = 0
+        for s in range(n):
+            k = self.entry_level[s]
+            i = self.entry_row[s]
+            j = self.entry_col[s]
+            q = self.forest.levels[k].q
+            at = self.entries[s, 0] - i * q - j
+            coefficient = self.coefficients[s]
+            for c in range(q):
+                gradient[self.entries[s, 1]] += 2 * coefficient * self._cone(at, q, i, c) * self.packed[at + c * q + j]
+            if hessian is None:
+                continue
+            start = self.forest.levels[k].offset
+            for c in range(q):                       # the entries (max(i, c), min(i, c)) of dD
+                a, b = (i, c) if i >= c else (c, i)
+                a = start + b * q - b * (b - 1) // 2 + a - b
+                self.jacobian[a, self.entries[s, 1]] += (
+                    coefficient * self.packed[at + c * q + j] * (2 if i == c else 1))
+            for t in range(n):
+                if self.entry_level[t] == k and self.entry_col[t] == j:
+                    hessian[self.entries[s, 1], self.entries[t, 1]] += (
+                        2 * coefficient * self.coefficients[t] * self._cone(at, q, i, self.entry_row[t]))
+        if hessian is None:
+            return
+        cdef double z
+        for a in range(self.forest.m):
+            for s in range(self.m):
+                z = 0
+                for b in range(self.forest.m):
+                    z += self.average[a, b] * self.jacobian[b, s]
+                if z == 0:
+                    continue
+                for t in range(self.m):
+                    hessian[t, s] += self.jacobian[a, t] * z
+
+    def moments(self):
+        """Return the pairs (Σ Z'PZ, Σ Z'ê ê'Z), each (q, q), of all factors, leaves first, at the last θ.
+
+        G = Σ Z'PZ - Σ Z'ê ê'Z / σ̂² is the gradient in D. Shapes and units are those of the statistics.
+        """
+        if self.forest.depth:
+            self._moments(False, NULL, NULL)
+        out = []
+        cdef Py_ssize_t k, at = 0, q
+        for k in range(self.forest.depth):
+            q = self.forest.levels[k].q
+            out.append((np.array(self.post[at:at + q * q]).reshape(q, q), np.array(self.outer[at:at + q * q]).reshape(q, q)))
+            at += q * q
+        return out
+
+    def effects(self, bint covariances=False):
+        """Return û (J_k, q_k) of all factors, leaves first, and, if asked, Cov(u|y)/σ̂² (J_k, q_k, q_k).
+
+        Under REML the covariance includes the uncertainty of β̂; under ML it is that for known β.
+        """
+        cdef Py_ssize_t k
+        cdef double *means[64]
+        cdef double *covs[64]
+        cdef double[:, ::1] mean
+        cdef double[:, :, ::1] cov
+        if self.forest.depth > 64:
+            raise ValueError("at most 64 factors")
+        out_means = [np.zeros((self.forest.levels[k].J, self.forest.levels[k].q)) for k in range(self.forest.depth)]
+        out_covs = [np.zeros((self.forest.levels[k].J, self.forest.levels[k].q, self.forest.levels[k].q))
+                    for k in range(self.forest.depth)] if covariances else None
+        for k in range(self.forest.depth):
+            mean = out_means[k]
+            means[k] = &mean[0, 0]
+            if covariances:
+                cov = out_covs[k]
+                covs[k] = &cov[0, 0, 0]
+        if self.forest.depth:
+            self._moments(False, means, covs if covariances else NULL)
+        return out_means, out_covs

@@ -1,0 +1,217 @@
+"""Rows to sufficient statistics (MATH: kernel 1): a first look that shifts and scales, then one pass of products."""
+
+from cpython.exc cimport PyErr_CheckSignals
+from cython.parallel cimport prange, threadid
+from libc.math cimport sqrt
+from libc.string cimport memset
+
+import numpy as np
+
+from hlm_ext.columns cimport Column, Columns
+from hlm_ext.partition cimport BATCH, chunk_count, threads_for
+from hlm_ext.tree cimport hlm_rank_update, hlm_select_update
+
+cdef enum:
+    ROWS = 128               # rows packed at a time: with 16 columns they stay in the first-level cache
+    LOOK_ROWS = 512
+
+
+cdef void look(const Column *column, Py_ssize_t lo, Py_ssize_t hi, double origin, double *sums) noexcept nogil:
+    """sums[0] += Σ (x - origin), sums[1] += Σ (x - origin)², four partial sums each so that they overlap."""
+    cdef double s0 = 0, s1 = 0, s2 = 0, s3 = 0, q0 = 0, q1 = 0, q2 = 0, q3 = 0, a, b, c, d
+    cdef Py_ssize_t i = lo, stride = column.stride
+    cdef const double *x = column.at
+    while i + 4 <= hi:
+        a = x[i * stride] - origin
+        b = x[(i + 1) * stride] - origin
+        c = x[(i + 2) * stride] - origin
+        d = x[(i + 3) * stride] - origin
+        s0 += a
+        s1 += b
+        s2 += c
+        s3 += d
+        q0 += a * a
+        q1 += b * b
+        q2 += c * c
+        q3 += d * d
+        i += 4
+    while i < hi:
+        a = x[i * stride] - origin
+        s0 += a
+        q0 += a * a
+        i += 1
+    sums[0] += (s0 + s1) + (s2 + s3)
+    sums[1] += (q0 + q1) + (q2 + q3)
+
+
+def scan(Columns columns not None):
+    """Take a first look at the columns: a centre and a spread for each, so that products can be formed safely.
+
+    Returns
+    -------
+    mean : (C,) float64
+        Mean of each column; not finite where a value of the column is not.
+    spread : (C,) float64
+        Standard deviation of each column (about the mean, divisor n); exactly 0 for a constant column.
+    """
+    cdef Py_ssize_t n = columns.rows, count = columns.count, chunks, c, j, block, hi, batch, size
+    cdef int threads
+    chunks = chunk_count(n * count, 65536)
+    threads = threads_for(chunks)
+    cdef double[:, :, ::1] sums = np.zeros((chunks, count, 2))
+    for batch in range(0, chunks, BATCH):
+        size = min(BATCH, chunks - batch)
+        if threads == 1:
+            with nogil:
+                for c in range(batch, batch + size):
+                    look_chunk(columns.at, count, n * c // chunks, n * (c + 1) // chunks, &sums[c, 0, 0])
+        else:
+            for c in prange(batch, batch + size, nogil=True, schedule="static", chunksize=1, num_threads=threads):
+                look_chunk(columns.at, count, n * c // chunks, n * (c + 1) // chunks, &sums[c, 0, 0])
+        PyErr_CheckSignals()
+    mean = np.empty(count)
+    spread = np.empty(count)
+    cdef double[::1] mean_view = mean, spread_view = spread
+    cdef double s, q, d
+    for j in range(count):
+        s = 0
+        q = 0
+        for c in range(chunks):
+            s += sums[c, j, 0]
+            q += sums[c, j, 1]
+        d = s / n
+        mean_view[j] = columns.at[j].at[0] + d
+        q = q / n - d * d
+        spread_view[j] = sqrt(q) if q > 0 else (0.0 if q == q else q)
+    return mean, spread
+
+
+cdef void look_chunk(const Column *columns, Py_ssize_t count, Py_ssize_t lo, Py_ssize_t hi, double *sums) noexcept nogil:
+    cdef Py_ssize_t block = lo, j
+    while block < hi:
+        for j in range(count):
+            look(&columns[j], block, min(block + LOOK_ROWS, hi), columns[j].at[0], sums + 2 * j)
+        block += LOOK_ROWS
+
+
+cdef void pack(const Column *columns, Py_ssize_t count, const Py_ssize_t *order, Py_ssize_t lo, Py_ssize_t rows,
+               const double *shift, const double *factor, const double *weights, Py_ssize_t w, double *panel) noexcept nogil:
+    """panel[r] := √weight · (columns - shift) · factor of rows lo .. lo + rows - 1 of `order` (NULL: as they stand)."""
+    cdef Py_ssize_t j, r, stride
+    cdef const double *x
+    cdef double s, f
+    for j in range(count):
+        x = columns[j].at
+        stride = columns[j].stride
+        s = shift[j]
+        f = factor[j]
+        if order == NULL:
+            x += lo * stride
+            for r in range(rows):
+                panel[r * w + j] = (x[r * stride] - s) * f
+        else:
+            for r in range(rows):
+                panel[r * w + j] = (x[order[lo + r] * stride] - s) * f
+    if weights != NULL:
+        for r in range(rows):
+            s = sqrt(weights[order[lo + r] if order != NULL else lo + r])
+            for j in range(count):
+                panel[r * w + j] *= s
+
+
+cdef void gather_chunk(const Column *columns, Py_ssize_t count, const Py_ssize_t *order, const Py_ssize_t *first,
+                       Py_ssize_t lo, Py_ssize_t hi, const double *shift, const double *factor, const double *weights,
+                       Py_ssize_t q, const Py_ssize_t *selected, Py_ssize_t w, double *panel, double *products,
+                       double *total) noexcept nogil:
+    """Products of leaves lo .. hi - 1, whose rows are first[l] .. first[l + 1] - 1."""
+    cdef Py_ssize_t row = first[lo], end = first[hi], rows, leaf = lo, at, stop
+    while row < end:
+        rows = min(<Py_ssize_t> ROWS, end - row)
+        pack(columns, count, order, row, rows, shift, factor, weights, w, panel)
+        hlm_rank_update(rows, w, panel, w, total, w)
+        if q > 0:
+            at = row
+            while at < row + rows:
+                stop = min(first[leaf + 1], row + rows)
+                hlm_select_update(stop - at, w, q, selected, panel + (at - row) * w, products + leaf * q * w)
+                at = stop
+                if at == first[leaf + 1]:
+                    leaf += 1
+        row += rows
+
+
+def gather(Columns columns not None, const Py_ssize_t[::1] order, const Py_ssize_t[::1] first not None,
+           const double[::1] shift not None, const double[::1] factor not None, const Py_ssize_t[::1] selected not None,
+           const double[::1] weights=None):
+    """Sum cross-products of the rows, for all of them and for each leaf.
+
+    With x = √weight (column - shift) · factor for each row,
+
+        total[i, j] = Σ_rows x_i x_j,   products[l, a, j] = Σ_rows of leaf l x_selected[a] x_j
+
+    Parameters
+    ----------
+    columns : Columns
+        C columns of n rows.
+    order : (n,) intp or None
+        Rows sorted by leaf; None when they stand so already.
+    first : (J + 1,) intp
+        Rows of leaf l are order[first[l] : first[l + 1]]; at least one each.
+    shift, factor : (C,) float64
+        From `scan`, or 0 and 1.
+    selected : (Q,) intp
+        Columns whose products are wanted for each leaf; may be empty.
+    weights : (n,) float64 or None
+        Prior weights, positive.
+
+    Returns
+    -------
+    total : (C, C) float64
+    products : (J, Q, W) float64
+        W is C rounded up to a multiple of 8; columns from C on are 0.
+    """
+    cdef Py_ssize_t n = columns.rows, count = columns.count, w = (count + 7) // 8 * 8, leaves = first.shape[0] - 1
+    cdef Py_ssize_t q = selected.shape[0], chunks, batch, size, c, i, j, lo
+    if (order is not None and order.shape[0] != n) or (weights is not None and weights.shape[0] != n):
+        raise ValueError(f"order and weights must have {n} entries")
+    if shift.shape[0] != count or factor.shape[0] != count:
+        raise ValueError(f"shift and factor must have {count} entries")
+    if leaves < 1 or first[0] != 0 or first[leaves] != n:
+        raise ValueError(f"first must run from 0 to {n}")
+    if q and (np.min(selected) < 0 or np.max(selected) >= count):
+        raise ValueError("selected names a column that is not there")
+    chunks = chunk_count(n, 4096)
+    cuts = np.unique(np.r_[0, np.searchsorted(first, n * np.arange(1, chunks) // chunks), leaves]).astype(np.intp)
+    chunks = len(cuts) - 1
+    cdef int threads = threads_for(min(chunks, BATCH))
+    cdef const Py_ssize_t[::1] bounds = cuts
+    products = np.zeros((leaves, max(q, 1), w))
+    total = np.zeros((count, count))
+    cdef double[:, :, ::1] products_view = products
+    cdef double[:, ::1] total_view = total, partial = np.zeros((min(chunks, BATCH), w * w))
+    cdef double[:, ::1] panels = np.zeros((threads, ROWS * w))
+    cdef const Py_ssize_t *rows = NULL if order is None else &order[0]
+    cdef const double *weight = NULL if weights is None else &weights[0]
+    cdef const Py_ssize_t *select = &selected[0] if q else NULL
+    for batch in range(0, chunks, BATCH):
+        size = min(BATCH, chunks - batch)
+        partial[:, :] = 0
+        if threads == 1:
+            with nogil:
+                for c in range(size):
+                    gather_chunk(columns.at, count, rows, &first[0], bounds[batch + c], bounds[batch + c + 1], &shift[0],
+                                 &factor[0], weight, q, select, w, &panels[0, 0], &products_view[0, 0, 0], &partial[c, 0])
+        else:
+            for c in prange(size, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
+                gather_chunk(columns.at, count, rows, &first[0], bounds[batch + c], bounds[batch + c + 1], &shift[0],
+                             &factor[0], weight, q, select, w, &panels[threadid(), 0], &products_view[0, 0, 0],
+                             &partial[c, 0])
+        for c in range(size):
+            for i in range(count):
+                for j in range(i, count):
+                    total_view[i, j] += partial[c, i * w + j]
+        PyErr_CheckSignals()
+    for i in range(count):
+        for j in range(i):
+            total_view[i, j] = total_view[j, i]
+    return total, products[:, :q]

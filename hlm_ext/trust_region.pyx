@@ -1,0 +1,109 @@
+"""The trust-region subproblem in few dimensions, solved exactly from the eigenvalues of the Hessian."""
+
+from libc.math cimport fabs, sqrt
+from scipy.linalg.cython_lapack cimport dsyev
+
+import numpy as np
+
+
+def trust_region_step(const double[::1] gradient not None, const double[:, ::1] hessian not None, double radius):
+    """Minimise the model g's + s'Hs/2 over |s| ≤ radius.
+
+    Parameters
+    ----------
+    gradient : (m,) float64
+    hessian : (m, m) float64
+        Symmetric, not necessarily positive definite.
+    radius : float
+        Positive; may be infinite only if the Hessian is positive definite.
+
+    Returns
+    -------
+    step : (m,) float64
+    reduction : float
+        What the model gains: -(g's + s'Hs/2) ≥ 0.
+    decrement : float
+        Newton decrement g'H⁺g/2 over the directions of positive curvature.
+    lowest : float
+        Smallest eigenvalue of H divided by the largest in size (0 if H = 0).
+    inside : bool
+        The step is the full Newton step.
+
+    Notes
+    -----
+    Moré and Sorensen (1983), in the eigenbasis; where g has no part along the lowest eigenvector of an indefinite H (the
+    hard case: θ at a saddle by symmetry) the step goes to the boundary along that eigenvector.
+    """
+    cdef int m = <int> gradient.shape[0], lwork = max(1, 34 * m), info = 0, i, j, iteration
+    if m == 0:
+        return np.zeros(0), 0.0, 0.0, 0.0, True
+    cdef double[::1, :] vectors = np.array(hessian, order="F")
+    cdef double[::1] values = np.zeros(m), work = np.zeros(lwork), g = np.zeros(m), s = np.zeros(m)
+    cdef double size = 0, top, low, shift, norm, slope, decrement = 0, reduction = 0, floor_, gap, rest
+    cdef bint inside = False
+    for i in range(m):
+        for j in range(m):
+            vectors[i, j] = 0.5 * (hessian[i, j] + hessian[j, i])
+    dsyev("V", "L", &m, &vectors[0, 0], &m, &values[0], &work[0], &lwork, &info)
+    if info != 0:
+        raise ArithmeticError("the Hessian holds numbers that are not finite")
+    top = max(fabs(values[0]), fabs(values[m - 1]))
+    floor_ = 1e-14 * top
+    for i in range(m):
+        for j in range(m):
+            g[i] += vectors[j, i] * gradient[j]
+        size += g[i] * g[i]
+        if values[i] > floor_:
+            decrement += 0.5 * g[i] * g[i] / values[i]
+    size = sqrt(size)
+    low = values[0]
+    norm = 0
+    if low > -1e-12 * top:
+        # flat directions without slope (a rotation of Λ that leaves D as it is) take no step
+        inside = True
+        for i in range(m):
+            if values[i] > floor_:
+                s[i] = -g[i] / values[i]
+            elif fabs(g[i]) > 1e-10 * size:
+                inside = False
+            norm += s[i] * s[i]
+        norm = sqrt(norm)
+        if norm > radius:
+            inside = False
+    if not inside:
+        # |s(shift)| decreases in shift > -low; safeguarded Newton on 1/|s| - 1/radius
+        shift = max(0.0, -low) + max(size / radius * 1e-3, 1e-12 * top + 1e-300)
+        lowest_shift = max(0.0, -low)
+        highest = max(0.0, -low) + size / radius + 1e-300
+        if shift > highest:
+            shift = highest
+        for iteration in range(60):
+            norm = 0
+            slope = 0
+            for i in range(m):
+                gap = values[i] + shift
+                if gap <= 0:
+                    gap = 1e-300
+                s[i] = -g[i] / gap
+                norm += s[i] * s[i]
+                slope += s[i] * s[i] / gap
+            norm = sqrt(norm)
+            if norm > radius:
+                lowest_shift = shift
+            else:
+                highest = shift
+            if fabs(norm - radius) <= 1e-3 * radius or highest - lowest_shift <= 1e-14 * highest:
+                break
+            shift = shift + (norm - radius) / radius * norm * norm / slope if slope > 0 else highest
+            if not (lowest_shift < shift < highest):
+                shift = 0.5 * (lowest_shift + highest)
+        if norm < 0.999 * radius and low <= 0:      # hard case: the rest of the radius along the lowest eigenvector
+            rest = sqrt(max(0.0, radius * radius - (norm * norm - s[0] * s[0]))) - fabs(s[0])
+            s[0] += rest if s[0] >= 0 else -rest
+    step = np.zeros(m)
+    cdef double[::1] out = step
+    for i in range(m):
+        reduction -= g[i] * s[i] + 0.5 * values[i] * s[i] * s[i]
+        for j in range(m):
+            out[j] += vectors[j, i] * s[i]
+    return step, reduction, decrement, (low / top if top > 0 else 0.0), inside

@@ -1,0 +1,60 @@
+"""The tree of errors: every exception that hlm raises on purpose derives from `HLMError`.
+
+Each error carries, beside its message, the place at fault as attributes, so that a program need not read prose.
+"""
+
+from __future__ import annotations
+
+
+class HLMError(Exception):
+    """Root of the errors of this library.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong and what to do.
+    column, group, row, position : optional
+        The column, the level of a grouping factor, the row (zero-based position) or the position in a text at fault.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        column: str | None = None,
+        group: object = None,
+        row: int | None = None,
+        position: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.column = column
+        self.group = group
+        self.row = row
+        self.position = position
+
+
+class FormulaError(HLMError, ValueError):
+    """A formula that cannot be read or names what is not allowed; the message shows the place with a caret."""
+
+
+class DataError(HLMError, ValueError):
+    """Values that cannot be used: infinite, all missing, of unequal length, a category that was never seen."""
+
+
+class DataTypeError(HLMError, TypeError):
+    """A column or argument of the wrong type."""
+
+
+class DesignError(HLMError, ValueError):
+    """A model that the data or this version of the engine cannot carry: crossed factors, one row per level."""
+
+
+class NumericalError(HLMError, ArithmeticError):
+    """A kernel met numbers it cannot go on with: a response fitted without residual, overflow."""
+
+
+def at_position(message: str, text: str, position: int, length: int = 1) -> FormulaError:
+    """Return a `FormulaError` whose message shows `text` with a caret under ``text[position:position + length]``."""
+    line = text.replace("\n", " ").replace("\t", " ")
+    marker = " " * position + "^" * max(1, length)
+    return FormulaError(f"{message}\n    {line}\n    {marker}", position=position)
