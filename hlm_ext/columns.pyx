@@ -33,9 +33,10 @@ cdef class Columns:
         for i in range(self.count):
             if not isinstance(self.keep[i], np.ndarray) or self.keep[i].dtype != np.float64 or self.keep[i].ndim != 1:
                 raise TypeError(f"column {i} must be a one-dimensional float64 array")
-            if self.keep[i].strides[0] % 8 or self.keep[i].ctypes.data % 8:
-                self.keep[i] = np.ascontiguousarray(self.keep[i]).copy()
             view = self.keep[i]
+            if view.strides[0] % 8 or (self.rows and <size_t> &view[0] % 8):
+                self.keep[i] = np.array(self.keep[i])
+                view = self.keep[i]
             if view.shape[0] != self.rows:
                 raise ValueError(f"column {i} has {view.shape[0]} rows, column 0 has {self.rows}")
             self.at[i].at = &view[0] if self.rows else NULL
@@ -43,3 +44,8 @@ cdef class Columns:
 
     def __dealloc__(self):
         free(self.at)
+
+
+def location(const double[:] column not None):
+    """Return address and stride in bytes of a float64 column: two columns with the same are the same."""
+    return <size_t> &column[0] if column.shape[0] else 0, column.strides[0]

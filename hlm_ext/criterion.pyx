@@ -68,12 +68,15 @@ cdef class Criterion:
     cdef readonly double logdet          # log|M|
     cdef readonly double logdet_x        # log|X'V⁻¹X|
     cdef readonly Py_ssize_t evaluations
+    cdef readonly double last            # the value at the last θ
+    cdef Py_ssize_t moments_at           # evaluation whose moments post and outer hold
+    cdef tuple derivatives_at            # (evaluation, information, gradient, hessian) of the last derivatives
     cdef const double[::1] base
     cdef const Py_ssize_t[:, ::1] entries
     cdef const double[::1] coefficients
     cdef double[::1] packed, theta_view
     cdef double[:, ::1] schur_view, chol
-    cdef double[::1] e, omega, post_view, outer_view
+    cdef double[::1] e, omega, post_view, outer_view, linear
     cdef double[:, ::1] trace, average, tangent, jacobian
     cdef Py_ssize_t[::1] entry_level, entry_row, entry_col
     cdef readonly object theta, post, outer, factor_x
@@ -102,6 +105,7 @@ cdef class Criterion:
         self.average = np.zeros((max(forest.m, 1), max(forest.m, 1)))
         self.tangent = np.zeros((max(forest.m, 1), side * side))
         self.jacobian = np.zeros((max(forest.m, 1), max(self.m, 1)))
+        self.linear = np.zeros(forest.m + 1)
         self.post_view = self.post
         self.outer_view = self.outer
         if self.base.shape[0] != forest.packed or self.entries.shape[0] != self.coefficients.shape[0]:
@@ -164,8 +168,9 @@ cdef class Criterion:
         self.logdet_x = 0
         for i in range(side - 1):
             self.logdet_x += 2 * log(self.chol[i, i])
-        return (self.logdet + (self.logdet_x if self.reml else 0.0) + self.constant
-                + self.freedom * (1 + log(2 * M_PI * self.residual / self.freedom)))
+        self.last = (self.logdet + (self.logdet_x if self.reml else 0.0) + self.constant
+                     + self.freedom * (1 + log(2 * M_PI * self.residual / self.freedom)))
+        return self.last
 
     @property
     def sigma2(self):
@@ -175,7 +180,7 @@ cdef class Criterion:
     @property
     def beta(self):
         """(p,) β̂ at the last θ."""
-        self._root()
+        self._root(True)
         return -np.asarray(self.e)[:self.forest.p]
 
     @property
@@ -191,8 +196,8 @@ cdef class Criterion:
         upper = np.triu(self.schur_view)
         return upper + np.triu(upper, 1).T
 
-    cdef void _root(self) noexcept:
-        """e := (-β̂; 1) and Ω := (X'V⁻¹X)⁻¹ under REML, 0 under ML."""
+    cdef void _root(self, bint beta_known) noexcept:
+        """e := (-β̂; 1) and Ω := (X'V⁻¹X)⁻¹, or 0 where β counts as known."""
         cdef Py_ssize_t p = self.forest.p, i, j, c, side = p + 1
         cdef double s
         for i in range(p - 1, -1, -1):
@@ -203,7 +208,7 @@ cdef class Criterion:
         self.e[p] = 1
         for i in range(p * p):
             self.omega[i] = 0
-        if not self.reml:
+        if beta_known:
             return
         # columns of L⁻¹, then Ω = L⁻ᵀL⁻¹; L⁻¹ is kept in the lower triangle until its row is used up
         cdef double *inv = <double *> malloc((p * p + 1) * sizeof(double))
@@ -222,14 +227,15 @@ cdef class Criterion:
                 self.omega[j * p + i] = s
         free(inv)
 
-    cdef _moments(self, bint second, double **effects, double **covariances):
+    cdef _moments(self, bint second, bint beta_known, double **effects, double **covariances):
         cdef Failure failure
-        self._root()
-        failure = self.forest.moments_into(&self.e[0], &self.omega[0], not self.reml, second, self.post_view,
+        self._root(beta_known)
+        failure = self.forest.moments_into(&self.e[0], &self.omega[0], beta_known, second, self.post_view,
                                            self.outer_view, self.trace, self.average, self.tangent, effects,
                                            covariances)
         if failure.status != OK:
             raise_failure(failure)
+        self.moments_at = self.evaluations if beta_known == (not self.reml) else -1
 
     cdef void _root_terms(self) noexcept:
         """trace and average += what the elimination of β adds; both made symmetric."""
@@ -294,38 +300,75 @@ cdef class Criterion:
         """
         if information not in ("observed", "average", "expected"):
             raise ValueError(f"information must be 'observed', 'average' or 'expected', got {information!r}")
+        if self.derivatives_at is not None and self.derivatives_at[:2] == (self.evaluations, information):
+            return self.derivatives_at[2].copy(), self.derivatives_at[3].copy()
         gradient = np.zeros(self.m)
         hessian = np.zeros((self.m, self.m))
         if self.m == 0:
             return gradient, hessian
-        self._moments(True, NULL, NULL)
+        self._moments(True, not self.reml, NULL, NULL)
         self._root_terms()
         self._information(0 if information == "observed" else (1 if information == "average" else 2))
         self._to_theta(gradient, hessian)
+        self.derivatives_at = (self.evaluations, information, gradient.copy(), hessian.copy())
         return gradient, hessian
 
     def gradient(self):
         """Return the gradient (m,) in θ at the θ of the last `value`; cheaper than `derivatives`."""
         gradient = np.zeros(self.m)
         if self.m:
-            self._moments(False, NULL, NULL)
+            self._moments(False, not self.reml, NULL, NULL)
             self._to_theta(gradient, None)
         return gradient
 
-    cdef void _information(self, int kind) noexcept:
-        """average := second derivatives in the entries of D."""
-        cdef Py_ssize_t k, i, j, a, b, q, at = 0
-        cdef double s2 = self.residual / self.freedom, ra, rb
-        cdef double *linear = <double *> malloc((self.forest.m + 1) * sizeof(double))
-        cdef double[::1] source = self.post_view if kind == 2 else self.outer_view
-        a = 0
+    @property
+    def trace_products(self):
+        """(m_D, m_D) tr(P V_a P V_b) in the entries of all D, as left by the last `derivatives` or `quadratic_forms`."""
+        return np.array(self.trace)
+
+    def quadratic_forms(self):
+        """Return what MINQUE needs, at the θ of the last `value`, in the directions E_a of the entries of all D.
+
+        Returns
+        -------
+        traces : (m_D,) float64
+            tr(P V_a).
+        forms : (m_D,) float64
+            y'P V_a P y.
+        products : (m_D, m_D) float64
+            tr(P V_a P V_b).
+
+        Notes
+        -----
+        Directions: factors leaves first, the lower triangle of each D column by column. P is that of REML or ML.
+        """
+        cdef Py_ssize_t md = self.forest.m
+        traces, forms = np.zeros(md), np.zeros(md)
+        if md == 0:
+            return traces, forms, np.zeros((0, 0))
+        self._moments(True, not self.reml, NULL, NULL)
+        self._root_terms()
+        self._linear(self.post_view, traces)
+        self._linear(self.outer_view, forms)
+        return traces, forms, np.array(self.trace)
+
+    cdef void _linear(self, const double[::1] source, double[::1] out) noexcept:
+        """out[a] := ⟨source, E_a⟩."""
+        cdef Py_ssize_t k, i, j, q, at = 0, a = 0
         for k in range(self.forest.depth):
             q = self.forest.levels[k].q
             for j in range(q):
                 for i in range(j, q):
-                    linear[a] = source[at + i * q + j] * (1 if i == j else 2)
+                    out[a] = source[at + i * q + j] * (1 if i == j else 2)
                     a += 1
             at += q * q
+
+    cdef void _information(self, int kind) noexcept:
+        """average := second derivatives in the entries of D."""
+        cdef Py_ssize_t a, b
+        cdef double s2 = self.residual / self.freedom, ra, rb
+        cdef double[::1] linear = self.linear
+        self._linear(self.post_view if kind == 2 else self.outer_view, linear)
         for a in range(self.forest.m):
             for b in range(self.forest.m):
                 ra = linear[a]
@@ -337,7 +380,6 @@ cdef class Criterion:
                     self.average[a, b] = self.average[a, b] / s2 - ra * rb / (self.freedom * s2 * s2)
                 else:
                     self.average[a, b] = self.trace[a, b] - ra * rb / self.freedom
-        free(linear)
 
     cdef double _cone(self, Py_ssize_t at, Py_ssize_t q, Py_ssize_t i, Py_ssize_t j) noexcept:
         """G[i, j] of the factor whose packed block starts at `at`: gradient in D."""
@@ -389,8 +431,8 @@ cdef class Criterion:
 
         G = Σ Z'PZ - Σ Z'ê ê'Z / σ̂² is the gradient in D. Shapes and units are those of the statistics.
         """
-        if self.forest.depth:
-            self._moments(False, NULL, NULL)
+        if self.forest.depth and self.moments_at != self.evaluations:
+            self._moments(False, not self.reml, NULL, NULL)
         out = []
         cdef Py_ssize_t k, at = 0, q
         for k in range(self.forest.depth):
@@ -399,10 +441,10 @@ cdef class Criterion:
             at += q * q
         return out
 
-    def effects(self, bint covariances=False):
-        """Return û (J_k, q_k) of all factors, leaves first, and, if asked, Cov(u|y)/σ̂² (J_k, q_k, q_k).
+    def effects(self, bint covariances=False, bint beta_known=False):
+        """Return û (J_k, q_k) of all factors, leaves first, and, if asked, Cov(u - û)/σ̂² (J_k, q_k, q_k).
 
-        Under REML the covariance includes the uncertainty of β̂; under ML it is that for known β.
+        The covariance includes the uncertainty of β̂ unless `beta_known`; both are those at the last θ.
         """
         cdef Py_ssize_t k
         cdef double *means[64]
@@ -421,5 +463,5 @@ cdef class Criterion:
                 cov = out_covs[k]
                 covs[k] = &cov[0, 0, 0]
         if self.forest.depth:
-            self._moments(False, means, covs if covariances else NULL)
+            self._moments(False, beta_known, means, covs if covariances else NULL)
         return out_means, out_covs

@@ -9,7 +9,7 @@ import numpy as np
 
 from hlm_ext.columns cimport Column, Columns
 from hlm_ext.partition cimport BATCH, chunk_count, threads_for
-from hlm_ext.tree cimport hlm_rank_update, hlm_select_update
+from hlm_ext.tree cimport hlm_axpy, hlm_rank_update, hlm_select_update
 
 cdef enum:
     ROWS = 128               # rows packed at a time: with 16 columns they stay in the first-level cache
@@ -190,9 +190,15 @@ def gather(Columns columns not None, const Py_ssize_t[::1] order, const Py_ssize
     cdef double[:, :, ::1] products_view = products
     cdef double[:, ::1] total_view = total, partial = np.zeros((min(chunks, BATCH), w * w))
     cdef double[:, ::1] panels = np.zeros((threads, ROWS * w))
-    cdef const Py_ssize_t *rows = NULL if order is None else &order[0]
-    cdef const double *weight = NULL if weights is None else &weights[0]
-    cdef const Py_ssize_t *select = &selected[0] if q else NULL
+    cdef const Py_ssize_t *rows = NULL
+    cdef const double *weight = NULL
+    cdef const Py_ssize_t *select = NULL
+    if order is not None:
+        rows = &order[0]
+    if weights is not None:
+        weight = &weights[0]
+    if q:
+        select = &selected[0]
     for batch in range(0, chunks, BATCH):
         size = min(BATCH, chunks - batch)
         partial[:, :] = 0
@@ -215,3 +221,57 @@ def gather(Columns columns not None, const Py_ssize_t[::1] order, const Py_ssize
         for j in range(i):
             total_view[i, j] = total_view[j, i]
     return total, products[:, :q]
+
+
+cdef void transform_level(Py_ssize_t Q, Py_ssize_t W, Py_ssize_t q, Py_ssize_t w, const double *products,
+                          const double *left, const double *right, double *room, double *out) noexcept nogil:
+    cdef Py_ssize_t a, i, j
+    cdef double z
+    memset(room, 0, Q * w * sizeof(double))
+    memset(out, 0, q * w * sizeof(double))
+    for a in range(Q):
+        for i in range(W):
+            z = products[a * W + i]
+            if z != 0:
+                hlm_axpy(w, z, right + i * w, room + a * w)
+    for a in range(Q):
+        for i in range(q):
+            if left[a * q + i] != 0:
+                hlm_axpy(w, left[a * q + i], room + a * w, out + i * w)
+
+
+def transform(const double[:, :, :] products not None, const double[:, ::1] left not None,
+              const double[:, ::1] right not None):
+    """Change the columns of per-level products: out[l] = left' products[l] right.
+
+    Parameters
+    ----------
+    products : (J, Q, W) float64, C-contiguous
+    left : (Q, q) float64
+    right : (W, w) float64
+
+    Returns
+    -------
+    (J, q, w) float64
+    """
+    cdef Py_ssize_t J = products.shape[0], Q = products.shape[1], W = products.shape[2]
+    cdef Py_ssize_t q = left.shape[1], w = right.shape[1], chunks, c, l, thread
+    if left.shape[0] != Q or right.shape[0] != W:
+        raise ValueError(f"left must have {Q} rows and right {W}")
+    cdef const double[:, :, ::1] source = np.ascontiguousarray(products)
+    out = np.empty((J, q, w))
+    cdef double[:, :, ::1] view = out
+    chunks = chunk_count(J, 256)
+    cdef int threads = threads_for(chunks)
+    cdef double[:, ::1] room = np.empty((threads, Q * w))
+    if threads == 1:
+        with nogil:
+            for l in range(J):
+                transform_level(Q, W, q, w, &source[l, 0, 0], &left[0, 0], &right[0, 0], &room[0, 0], &view[l, 0, 0])
+    else:
+        for c in prange(chunks, nogil=True, schedule="static", num_threads=threads):
+            thread = threadid()
+            for l in range(J * c // chunks, J * (c + 1) // chunks):
+                transform_level(Q, W, q, w, &source[l, 0, 0], &left[0, 0], &right[0, 0], &room[thread, 0],
+                                &view[l, 0, 0])
+    return out

@@ -1,0 +1,31 @@
+"""Hierarchical linear models (linear mixed models), exact and fast.
+
+>>> import hlm
+>>> data = hlm.datasets.load("hsb")
+>>> fit = hlm.Model("mathach ~ cses * (meanses + sector) + (cses | school)", data).fit()
+>>> fit.params["cses"].round(3)
+np.float64(2.947)
+"""
+
+from hlm import datasets
+from hlm.certificate import Certificate
+from hlm.errors import DataError, DataTypeError, DesignError, FormulaError, HLMError, NumericalError
+from hlm.fit import Fit
+from hlm.model import Model
+from hlm.specification.arrays import Random
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Certificate",
+    "DataError",
+    "DataTypeError",
+    "DesignError",
+    "Fit",
+    "FormulaError",
+    "HLMError",
+    "Model",
+    "NumericalError",
+    "Random",
+    "datasets",
+]

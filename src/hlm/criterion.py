@@ -1,0 +1,82 @@
+"""From a design to its criterion: statistics, coordinates, template and kernel put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hlm.covariance import Matrix, Template, make_template
+from hlm.design import Design, Factor
+from hlm.errors import NumericalError
+from hlm.scaling import Coordinates, to_coordinates
+from hlm.statistics import Statistics, gather
+from hlm_ext.criterion import Criterion, KernelError
+from hlm_ext.forest import Forest
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A design with its statistics, ready to be fitted any number of times.
+
+    Attributes
+    ----------
+    design : Design
+    statistics : Statistics
+    coordinates : Coordinates
+    template : Template
+    """
+
+    design: Design
+    statistics: Statistics
+    coordinates: Coordinates
+    template: Template
+
+    @property
+    def ordered(self) -> list[Factor]:
+        """Factors in the order of the hierarchy, leaves first."""
+        return [self.design.factors[k] for k in self.template.order]
+
+    @property
+    def rank(self) -> int:
+        """Number of independent columns of X."""
+        return int(self.coordinates.kept.sum())
+
+    @cached_property
+    def maps(self) -> list[Matrix]:
+        """For each factor in the order of the formula: u = map @ (engine's u)."""
+        out: list[Matrix] = [np.zeros((0, 0))] * len(self.template.order)
+        for k, effect_map in zip(self.template.order, self.coordinates.effect_maps, strict=True):
+            out[k] = effect_map
+        return out
+
+    def criterion(self, reml: bool) -> Criterion:
+        """Return a new criterion; its values are -2 log-likelihoods in the user's units."""
+        n = self.design.nobs
+        freedom = n - self.rank if reml else n
+        constant = 2 * freedom * np.log(self.coordinates.scale) - self.statistics.log_weights
+        if reml:
+            constant += self.coordinates.log_units
+        forest = Forest(self.coordinates.blocks, list(self.statistics.hierarchy.children), self.coordinates.total)
+        template = self.template
+        return Criterion(forest, freedom, reml, np.zeros(template.size), template.entries, np.ones(template.m), constant)
+
+    def explain(self, error: KernelError) -> NumericalError:
+        """Turn a kernel's failure into an error that names the group."""
+        y = self.design.response
+        if error.factor >= 0:
+            factor = self.ordered[error.factor]
+            label = factor.labels[self.statistics.hierarchy.levels[error.factor][error.level]]
+            return NumericalError(f"{error.reason}: the block of {factor.name} = {label!r}", column=factor.name, group=label)
+        if error.reason == "no residual":
+            return NumericalError(f"'{y}' is reproduced exactly by the model: the likelihood has no maximum", column=y)
+        return NumericalError(f"the fixed effects cannot be told from the random ones ({error.reason})", column=y)
+
+
+def make_problem(design: Design) -> Problem:
+    """Gather the statistics of a design and change them to the coordinates of the engine."""
+    statistics = gather(design)
+    order = statistics.hierarchy.factors
+    coordinates = to_coordinates(statistics, [design.factors[k] for k in order], design.response)
+    return Problem(design, statistics, coordinates, make_template(design.factors, order))

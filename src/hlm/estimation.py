@@ -1,0 +1,82 @@
+"""Fit a problem: start, optimiser, boundary, certificate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hlm.certificate import GAIN, Certificate, certify, escape, settle
+from hlm.criterion import Problem
+from hlm.errors import HLMError
+from hlm.optimize import em, newton
+from hlm.optimize.start import moment_start
+from hlm.optimize.trace import Trace
+from hlm_ext.criterion import Criterion, KernelError
+
+METHODS = ("newton", "fisher", "em", "ecme")
+# Times that a fit may leave a boundary point where the cone test shows a way down.
+ESCAPES = 5
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An optimum: the criterion stands evaluated there."""
+
+    criterion: Criterion
+    value: float
+    certificate: Certificate
+    trace: Trace
+
+
+def estimate(problem: Problem, reml: bool, method: str, max_iter: int | None, accelerate: bool) -> Estimate:
+    """Minimise the criterion of a problem.
+
+    Parameters
+    ----------
+    problem : Problem
+    reml : bool
+    method : {"newton", "fisher", "em", "ecme"}
+    max_iter : int, optional
+        Most iterations; 200 for Newton and Fisher scoring, 20,000 for EM.
+    accelerate : bool
+        SQUAREM for the EM algorithms.
+
+    Raises
+    ------
+    HLMError
+        For an unknown method, or a likelihood without a maximum.
+    """
+    if method not in METHODS:
+        raise HLMError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    try:
+        criterion = problem.criterion(reml)
+        trace = _minimize(problem, criterion, method, max_iter, accelerate)
+        certificate = certify(criterion, problem.template)
+    except KernelError as error:
+        raise problem.explain(error) from None
+    return Estimate(criterion, criterion.last, certificate, trace)
+
+
+def _minimize(problem: Problem, criterion: Criterion, method: str, max_iter: int | None, accelerate: bool) -> Trace:
+    template = problem.template
+    if template.m == 0:
+        trace = Trace(method, message="no variance parameters: solved in one step")
+        trace.add(np.zeros(0), criterion.value(np.zeros(0)), 0.0, 0.0)
+        return trace
+    theta = moment_start(criterion, template)
+    if method in ("em", "ecme"):
+        trace = em.minimize(criterion, template, theta, method == "ecme", accelerate, max_iter or 20_000)
+        settle(criterion, template)
+        return trace
+    information = "observed" if method == "newton" else "expected"
+    trace = newton.minimize(criterion, theta, information, max_iter or 200)
+    for _ in range(ESCAPES):
+        if certify(criterion, template).cone < GAIN:
+            break
+        way = escape(criterion, template)
+        if way is None:
+            break
+        trace.extend(newton.minimize(criterion, way, information, max_iter or 200))
+    settle(criterion, template)
+    return trace

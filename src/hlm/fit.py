@@ -1,0 +1,321 @@
+"""Fit: what came out of an estimation. Numbers are computed when asked for; the capabilities live in their own files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from hlm import effects as _effects
+from hlm.covariance import lower_factor
+from hlm.criterion import Problem
+from hlm.errors import DataError
+
+if TYPE_CHECKING:
+    from hlm.certificate import Certificate
+    from hlm.estimation import Estimate
+    from hlm.model import Model
+
+# An eigenvalue of D below this counts as zero, in units where a group of average size has reliability 1/2 at 1.
+ZERO = 1e-10
+
+
+class Fit:
+    """Result of `Model.fit`.
+
+    A Fit refers to its model and copies no data. Names follow statsmodels where it has one. Tables are pandas objects
+    with named rows and columns; everything is in the units of the response.
+    """
+
+    model: Model
+    reml: bool
+    method: str
+
+    def __init__(self, model: Model, problem: Problem, estimate: Estimate, reml: bool, method: str) -> None:
+        self.model = model
+        self.reml = reml
+        self.method = method
+        self._problem = problem
+        self._criterion = estimate.criterion
+        self._value = estimate.value
+        self._certificate = estimate.certificate
+        self._trace = estimate.trace
+        self._engine_theta = np.array(estimate.criterion.theta)
+
+    # ---- numbers of the whole model -------------------------------------------------------------------------------
+
+    @property
+    def criterion(self) -> float:
+        """-2 × the (restricted) log-likelihood, β and σ² profiled out, all constants in (lme4's convention)."""
+        return self._value
+
+    @property
+    def llf(self) -> float:
+        """The (restricted) log-likelihood."""
+        return -0.5 * self.criterion
+
+    @property
+    def nobs(self) -> int:
+        """Rows used."""
+        return self.model.design.nobs
+
+    @property
+    def df_model(self) -> int:
+        """Parameters counted by AIC and BIC: fixed effects, entries of θ, σ²."""
+        return self._problem.rank + self._problem.template.m + 1
+
+    @property
+    def df_resid(self) -> int:
+        """Rows less independent fixed effects, n - p."""
+        return self.nobs - self._problem.rank
+
+    @property
+    def aic(self) -> float:
+        """Akaike's criterion, -2 llf + 2 df_model."""
+        return self.criterion + 2 * self.df_model
+
+    @property
+    def bic(self) -> float:
+        """Schwarz's criterion, -2 llf + log(n) df_model, with n the number of rows (lme4's choice)."""
+        return self.criterion + float(np.log(self.nobs)) * self.df_model
+
+    @property
+    def certificate(self) -> Certificate:
+        """Conditions of optimality at the estimate."""
+        return self._certificate
+
+    @property
+    def converged(self) -> bool:
+        """Whether the certificate holds."""
+        return self._certificate.holds
+
+    @cached_property
+    def trace(self) -> pd.DataFrame:
+        """Steps of the optimiser: criterion, step, decrement and θ (in the coordinates of the engine)."""
+        return self._trace.table([f"engine {name}" for name in self._problem.template.names])
+
+    # ---- fixed effects --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def params(self) -> pd.Series:
+        """Fixed effects γ̂ (p,); NaN for columns that are aliased with earlier ones."""
+        coordinates = self._problem.coordinates
+        values = np.full(len(coordinates.kept), np.nan)
+        values[coordinates.kept] = coordinates.beta_map @ self._criterion.beta + coordinates.beta_shift
+        return pd.Series(values, index=list(self.model.design.names), name="params")
+
+    @property
+    def aliased(self) -> list[str]:
+        """Names of fixed columns that are linear combinations of earlier ones, and have no estimate."""
+        return [name for name, keep in zip(self.model.design.names, self._problem.coordinates.kept, strict=True) if not keep]
+
+    @cached_property
+    def _cov_params(self) -> pd.DataFrame:
+        coordinates = self._problem.coordinates
+        names = [name for name in self.model.design.names if name not in self.aliased]
+        engine = self._criterion.sigma2 * self._criterion.cross_inverse
+        return pd.DataFrame(coordinates.beta_map @ engine @ coordinates.beta_map.T, index=names, columns=names)
+
+    def cov_params(self) -> pd.DataFrame:
+        """Return the model-based covariance of γ̂, σ̂² (X'V⁻¹X)⁻¹, for columns that are not aliased."""
+        return self._cov_params
+
+    @cached_property
+    def bse(self) -> pd.Series:
+        """Standard errors of γ̂ (p,), model-based."""
+        se = pd.Series(np.sqrt(np.diag(self._cov_params)), index=self._cov_params.index)
+        return se.reindex(self.params.index).rename("bse")
+
+    @property
+    def tvalues(self) -> pd.Series:
+        """γ̂ / standard error."""
+        return (self.params / self.bse).rename("tvalues")
+
+    @property
+    def pvalues(self) -> pd.Series:
+        """Two-sided p-values of γ = 0 from the normal distribution (Wald)."""
+        return pd.Series(2 * stats.norm.sf(np.abs(self.tvalues)), index=self.params.index, name="pvalues")
+
+    def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
+        """Return Wald intervals of γ: columns "lower" and "upper", coverage 1 - alpha, normal quantiles.
+
+        Raises
+        ------
+        DataError
+            If alpha is not between 0 and 1.
+        """
+        if not 0 < alpha < 1:
+            raise DataError(f"alpha must be between 0 and 1, got {alpha}")
+        half = stats.norm.isf(alpha / 2) * self.bse
+        return pd.DataFrame({"lower": self.params - half, "upper": self.params + half})
+
+    # ---- variances ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def sigma(self) -> float:
+        """Residual standard deviation σ̂."""
+        return float(np.sqrt(self._criterion.sigma2) * self._problem.coordinates.scale)
+
+    @cached_property
+    def _roots(self) -> list[npt.NDArray[np.float64]]:
+        """Square roots (q, q) of D of each factor in the user's units of u/σ."""
+        engine = self._problem.template.factors_of(self._engine_theta)
+        return [effect_map @ L for effect_map, L in zip(self._problem.maps, engine, strict=True)]
+
+    @cached_property
+    def theta(self) -> pd.Series:
+        """Stacked lower triangles of Λ, column by column, random terms in the order of the formula; T = σ²ΛΛ'."""
+        template = self._problem.template
+        matrices = []
+        for factor, root in zip(template.factors, self._roots, strict=True):
+            L = np.zeros_like(root)
+            for block in factor.blocks:
+                L[np.ix_(block, block)] = lower_factor(root[list(block)])
+            matrices.append(L)
+        return pd.Series(template.theta_of(matrices), index=template.names, name="theta", dtype=float)
+
+    @cached_property
+    def covariances(self) -> dict[str, pd.DataFrame]:
+        """T of each grouping factor: covariance matrix of its random effects, in units of the response."""
+        out = {}
+        for factor, root in zip(self.model.design.factors, self._roots, strict=True):
+            names = list(factor.effects)
+            out[factor.name] = pd.DataFrame(self.sigma**2 * (root @ root.T), index=names, columns=names)
+        return out
+
+    @cached_property
+    def _ranks(self) -> list[int]:
+        engine = self._problem.template.factors_of(self._engine_theta)
+        return [int((np.linalg.eigvalsh(L @ L.T) > ZERO).sum()) for L in engine]
+
+    @property
+    def is_singular(self) -> bool:
+        """Whether some direction of the random effects has no variance; `flat_directions` names it."""
+        return any(rank < factor.width for rank, factor in zip(self._ranks, self.model.design.factors, strict=True))
+
+    @cached_property
+    def flat_directions(self) -> dict[str, list[str]]:
+        """For each factor with a singular covariance: the combinations of its effects that have no variance."""
+        engine = self._problem.template.factors_of(self._engine_theta)
+        return _effects.flat_directions(self._problem, [L @ L.T for L in engine], self._ranks)
+
+    # ---- random effects -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _modes(self) -> list[npt.NDArray[np.float64]]:
+        return _effects.random_effects(self._problem, self._criterion)[0]
+
+    @cached_property
+    def random_effects(self) -> dict[str, pd.DataFrame]:
+        """û of each factor: levels × effects, the conditional (posterior) means E(u | y) at the estimates."""
+        factors = self.model.design.factors
+        return {f.name: _effects.effects_table(f, values) for f, values in zip(factors, self._modes, strict=True)}
+
+    @cached_property
+    def random_effects_cov(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Cov(u - û) of each factor, (J, q, q), given θ̂ and σ̂², with the uncertainty of γ̂ (empirical Bayes)."""
+        return self.conditional_covariances()
+
+    def conditional_covariances(self, *, beta_known: bool = False) -> dict[str, npt.NDArray[np.float64]]:
+        """Return the conditional covariances (J, q, q) of the random effects of each factor.
+
+        Parameters
+        ----------
+        beta_known : bool
+            Leave out the uncertainty of γ̂: Var(u | y) as if γ were known, which is what lme4's ``condVar`` gives.
+        """
+        covariances = _effects.random_effects(self._problem, self._criterion, True, beta_known)[1]
+        assert covariances is not None
+        return {f.name: values for f, values in zip(self.model.design.factors, covariances, strict=True)}
+
+    @cached_property
+    def coefficients(self) -> dict[str, pd.DataFrame]:
+        """Coefficients of each group of each factor: γ̂ + û, the empirical Bayes estimates.
+
+        One row a level; one column for each fixed effect, and for a random effect without a fixed one.
+        """
+        out = {}
+        for name, table in self.random_effects.items():
+            fixed = self.params.dropna()
+            both = pd.DataFrame({column: np.full(len(table), value) for column, value in fixed.items()}, index=table.index)
+            for effect in table.columns:
+                both[effect] = table[effect] + (fixed[effect] if effect in fixed.index else 0.0)
+            out[name] = both
+        return out
+
+    # ---- rows -----------------------------------------------------------------------------------------------------
+
+    def _fitted(self) -> npt.NDArray[np.float64]:
+        design = self.model.design
+        values = np.zeros(self.nobs)
+        for column, beta in zip(design.columns, self.params.to_numpy(), strict=True):
+            if not np.isnan(beta):
+                values += column * beta
+        for factor, modes in zip(design.factors, self._modes, strict=True):
+            values += _effects.contributions(factor, modes, factor.codes, list(factor.columns))
+        return values
+
+    @property
+    def fittedvalues(self) -> pd.Series:
+        """Xγ̂ + Zû + offset (N,), over the rows of the input; NaN where a row was dropped."""
+        design = self.model.design
+        fitted = self._fitted()
+        return design.full_length(fitted if design.offset is None else fitted + design.offset).rename("fittedvalues")
+
+    @property
+    def resid(self) -> pd.Series:
+        """Response less `fittedvalues` (N,), over the rows of the input; NaN where a row was dropped."""
+        return self.model.design.full_length(self.model.design.y - self._fitted()).rename("resid")
+
+    def predict(
+        self, new: Any = None, *, effects: str | Sequence[str] = "all", new_levels: str = "error"
+    ) -> pd.Series:
+        """Predict the response.
+
+        Parameters
+        ----------
+        new : DataFrame or mapping, optional
+            Rows to predict; the rows of the fit when left out. For a model of arrays: a pair (X, list of Random).
+        effects : "all", "population" or sequence of str
+            Which grouping factors' effects to add; "population" adds none.
+        new_levels : {"error", "population", "nan"}
+            What a level that the fit has not seen (or a missing label) gives: an error, no effect, or NaN.
+
+        Returns
+        -------
+        (N,) Series
+            NaN where a used column is missing.
+
+        Raises
+        ------
+        DataError
+            For an unknown level or category, naming it, or a missing column.
+        """
+        from hlm.prediction import predict
+
+        return predict(self, new, effects, new_levels)
+
+    # ---- for people -----------------------------------------------------------------------------------------------
+
+    def summary(self) -> str:
+        """Return the summary as text."""
+        from hlm.summary import text
+
+        return text(self)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        kind = "REML" if self.reml else "ML"
+        return f"<hlm.Fit {self.model.formula or 'of arrays'} ({kind} criterion {self.criterion:.6g})>"
+
+    def _repr_html_(self) -> str:
+        from hlm.summary import html
+
+        return html(self)

@@ -1,0 +1,199 @@
+"""Model: the doors in, and `fit` out; no arithmetic here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hlm.criterion import Problem, make_problem
+from hlm.design import Column, Design, Factor, as_float, check_design, check_weights, merge_factors
+from hlm.errors import DataError, DataTypeError
+from hlm.estimation import estimate
+from hlm.fit import Fit
+from hlm.specification.arrays import Random
+from hlm.specification.build import FormulaReader
+from hlm.structure import code_labels
+
+
+class Model:
+    """A hierarchical linear model: a design that can be fitted.
+
+    Parameters
+    ----------
+    formula : str
+        lme4's notation: ``"y ~ x * z + (x | school)"``. Random terms ``(x | g)``, ``(1 | g)``, ``(0 + x | g)``,
+        ``(x || g)``, nested ``(1 | a/b/c)``, interactions ``(1 | a:b)``; transforms ``log(x)``, ``center(x)``,
+        ``scale(x)``, ``poly(x, 2)``, ``ns(x, 3)``, ``bs(x, df=5)``, ``C(x, Sum)``, ``I(x^2)``, ``offset(x)``. Nothing is
+        evaluated as Python.
+    data : DataFrame or mapping of columns
+        pandas; polars, pyarrow and others through narwhals.
+    weights : str or (n,) array, optional
+        Prior weights w (lme4's meaning): Var(ε_i) = σ²/w_i.
+    missing : {"drop", "raise"}
+        Drop rows in which a used column is missing (they are counted, and outputs keep the input's rows), or raise.
+
+    Raises
+    ------
+    FormulaError, DataError, DataTypeError, DesignError
+        See `hlm.errors`; each names the column, row, group or position at fault.
+
+    Examples
+    --------
+    >>> import hlm
+    >>> model = hlm.Model("Reaction ~ Days + (Days | Subject)", hlm.datasets.load("sleepstudy"))
+    >>> round(model.fit().criterion, 4)
+    1743.6283
+    """
+
+    design: Design
+
+    def __init__(self, formula: str, data: Any, *, weights: Any = None, missing: str = "drop") -> None:
+        self._reader: FormulaReader | None = FormulaReader(formula)
+        self.design = self._reader.design(data, weights, missing)
+        check_design(self.design)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        y: npt.ArrayLike,
+        X: npt.ArrayLike,
+        random: Sequence[Random] = (),
+        *,
+        names: Sequence[str] | None = None,
+        weights: npt.ArrayLike | None = None,
+        response: str = "y",
+    ) -> Model:
+        """Build a model from arrays; no copies are made of float64 arrays.
+
+        Parameters
+        ----------
+        y : (n,) array
+            Response.
+        X : (n, p) array
+            Fixed columns, an intercept among them if there is to be one.
+        random : sequence of Random
+            One for each term; terms with the same name belong to one factor, uncorrelated with each other.
+        names : sequence of p str, optional
+            Names of the columns of X; "Intercept" for a first column of ones, else "x0", "x1", …
+        weights : (n,) array, optional
+            Prior weights, positive: Var(ε_i) = σ²/w_i.
+        response : str
+            Name of y in tables.
+
+        Raises
+        ------
+        DataError, DataTypeError, DesignError
+        """
+        model = cls.__new__(cls)
+        model._reader = None
+        model.design = _design_of_arrays(y, X, random, names, weights, response)
+        check_design(model.design)
+        return model
+
+    @cached_property
+    def problem(self) -> Problem:
+        """Statistics of the design in the coordinates of the engine, gathered once."""
+        return make_problem(self.design)
+
+    @property
+    def formula(self) -> str | None:
+        """The formula, or None for a model of arrays."""
+        return self._reader.formula.text if self._reader is not None else None
+
+    def fit(
+        self, *, reml: bool = True, method: str = "newton", max_iter: int | None = None, accelerate: bool = False
+    ) -> Fit:
+        """Estimate the model.
+
+        Parameters
+        ----------
+        reml : bool
+            Restricted maximum likelihood (default) or maximum likelihood.
+        method : {"newton", "fisher", "em", "ecme"}
+            Trust-region Newton with exact second derivatives; Fisher scoring; the classic EM algorithm of hierarchical
+            models; ECME, which maximises over σ² at each step. All minimise the same criterion.
+        max_iter : int, optional
+            Most iterations: 200 for Newton and Fisher scoring, 20,000 steps for EM.
+        accelerate : bool
+            SQUAREM acceleration of the EM algorithms; the criterion still never rises.
+
+        Returns
+        -------
+        Fit
+
+        Raises
+        ------
+        NumericalError
+            If the likelihood has no maximum.
+        """
+        return Fit(self, self.problem, estimate(self.problem, reml, method, max_iter, accelerate), reml, method)
+
+    def new_rows(self, new: Any) -> tuple[list[Column], list[Column], pd.Index]:
+        """Return fixed columns and offset of new rows, and their index; see `Fit.predict`."""
+        if self._reader is not None:
+            return self._reader.fixed(new)
+        X = as_float(new[0], "X")
+        if X.ndim != 2 or X.shape[1] != len(self.design.columns):
+            raise DataError(f"X must have {len(self.design.columns)} columns, got shape {X.shape}")
+        return list(X.T), [], pd.RangeIndex(len(X))
+
+    def new_groups(self, new: Any, factor: Factor) -> tuple[npt.NDArray[np.intp], list[Column], Any]:
+        """Return the level (-1 if new), the random columns and the labels of new rows for one factor."""
+        if self._reader is not None:
+            return self._reader.groups(new, factor)
+        for term in new[1]:
+            if term.name == factor.name:
+                labels = np.asarray(term.codes)
+                columns = term.columns(len(labels))
+                return factor.labels.get_indexer(pd.Index(labels)).astype(np.intp), columns, labels
+        raise DataError(f"the new arrays lack a Random named '{factor.name}'", column=factor.name)
+
+
+def _design_of_arrays(
+    y: npt.ArrayLike,
+    X: npt.ArrayLike,
+    random: Sequence[Random],
+    names: Sequence[str] | None,
+    weights: npt.ArrayLike | None,
+    response: str,
+) -> Design:
+    y, X = as_float(y, "y"), as_float(X, "X")
+    if y.ndim != 1:
+        raise DataError(f"y must be one-dimensional, got shape {y.shape}", column="y")
+    if X.ndim != 2:
+        raise DataError(f"X must be (n, p), got shape {X.shape}", column="X")
+    n = len(y)
+    if len(X) != n:
+        raise DataError(f"X has {len(X)} rows, y has {n}", column="X")
+    columns = list(X.T)
+    if names is None:
+        names = [f"x{j}" for j in range(len(columns))]
+        if columns and n and columns[0][0] == 1 and columns[0][-1] == 1 and bool((columns[0] == 1).all()):
+            names[0] = "Intercept"
+    elif len(names) != len(columns):
+        raise DataError(f"X has {len(columns)} columns but {len(names)} names")
+    parts = []
+    for term in random:
+        if not isinstance(term, Random):
+            raise DataTypeError(f"random must hold hlm.Random objects, got {type(term).__name__}")
+        parts.append((_factor_of(term, n), f"Random(name='{term.name}')"))
+    return Design(response, y, tuple(names), tuple(columns), merge_factors(parts), check_weights(weights, n))
+
+
+def _factor_of(term: Random, n: int) -> Factor:
+    labels = np.asarray(term.codes)
+    if labels.shape != (n,):
+        raise DataError(f"codes of '{term.name}' must be ({n},), got shape {labels.shape}", column=term.name)
+    columns = term.columns(n)
+    codes, index = code_labels(labels)
+    if n and codes.min() < 0:
+        row = int(np.argmin(codes))
+        raise DataError(f"codes of '{term.name}' are missing in row {row}", column=term.name, row=row)
+    together = tuple(range(len(columns)))
+    blocks = (together,) if term.correlated else tuple((j,) for j in together)
+    return Factor(term.name, codes, index, tuple(columns), tuple(term.effect_names(columns)), blocks)

@@ -1,0 +1,1 @@
+"""Optimisers: each takes a Criterion and returns θ with its trace."""

@@ -1,0 +1,82 @@
+"""Trust-region Newton and Fisher scoring in θ (MATH: §5).
+
+θ are entries of Λ without bounds: the criterion is smooth and even through zero, so a singular covariance is an ordinary
+point. The two methods differ only in the second derivatives in D that they ask for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hlm.optimize.trace import Trace, Vector
+from hlm_ext.criterion import Criterion, KernelError
+from hlm_ext.trust_region import trust_region_step
+
+# A step is the last one when what it can still gain is below this (deviance units): the next decrement is its square.
+FINISHED = 1e-12
+# Agreement of model and criterion cannot be judged below the rounding of the criterion.
+ROUNDING = 4e-16
+
+
+def minimize(
+    criterion: Criterion,
+    theta: Vector,
+    information: str = "observed",
+    max_iter: int = 200,
+) -> Trace:
+    """Minimise a criterion from `theta` (m,).
+
+    Parameters
+    ----------
+    criterion : Criterion
+    theta : (m,) float64
+        Start.
+    information : {"observed", "average", "expected"}
+        Second derivatives in D: "observed" is Newton's method, "expected" Fisher scoring.
+    max_iter : int
+
+    Returns
+    -------
+    Trace
+        Its last entry is the optimum; the criterion stands evaluated there.
+    """
+    trace = Trace(information)
+    value = criterion.value(theta)
+    gradient, hessian = criterion.derivatives(information)
+    length = float(np.sqrt(theta @ theta))
+    radius = max(1.0, length)
+    step_length = 0.0
+    rejected = 0
+    for _ in range(max_iter):
+        step, gain, decrement, lowest, inside = trust_region_step(gradient, hessian, radius)
+        if not rejected:
+            trace.add(theta, value, step_length, decrement if lowest > -1e-8 else np.inf)
+        if inside and gain < FINISHED and lowest > -1e-8:
+            trace.message = "nothing left to gain"
+            break
+        if rejected > 40:
+            trace.message = "no step lowers the criterion"
+            break
+        trial = theta + step
+        try:
+            trial_value = criterion.value(trial)
+        except KernelError:
+            trial_value = np.inf
+        noise = ROUNDING * (abs(value) + criterion.freedom)
+        actual = value - trial_value
+        ratio = (actual + noise) / (gain + noise)
+        step_length = float(np.sqrt(step @ step))
+        if ratio < 0.25:
+            radius = 0.25 * min(radius, step_length)
+        elif ratio > 0.75 and not inside:
+            radius = 2.5 * radius
+        if ratio > 1e-4:
+            theta, value, rejected = trial, trial_value, 0
+            gradient, hessian = criterion.derivatives(information)
+        else:
+            rejected += 1
+    else:
+        trace.message = f"no optimum within {max_iter} iterations"
+    if rejected:
+        criterion.value(theta)
+    return trace

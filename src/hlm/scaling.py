@@ -1,0 +1,189 @@
+"""Coordinates of the engine: X orthonormal, each random term of unit size, y the scaled OLS residual, and the way back.
+
+The optimiser only ever sees these coordinates, so results depend neither on units nor on offsets; every reported number
+is mapped back exactly (DESIGN §5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hlm.design import Factor
+from hlm.errors import NumericalError
+from hlm.statistics import Statistics
+from hlm_ext.gather import transform
+from hlm_ext.linear import orthonormal
+
+Matrix = npt.NDArray[np.float64]
+
+# A column is aliased when less than this part of its (centred) sum of squares is left after the columns before it;
+# cross-products carry about 1e-15 of it as noise.
+ALIASED = 1e-12
+# The OLS residual sum of squares, relative to that of y, below which cross-products cannot tell it from zero.
+NO_RESIDUAL = 1e-14
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """The engine's statistics and the maps from its coordinates to the user's.
+
+    Attributes
+    ----------
+    blocks : list of (J_k, q_k, w_k) float64
+        Statistics of each factor, leaves first, as `hlm_ext.forest.Forest` wants them.
+    total : (p + 1, p + 1) float64
+    kept : (p,) bool
+        Columns of X that are not aliased with earlier ones.
+    beta_map : (r, r) float64, beta_shift : (r,) float64
+        β of the kept columns = beta_map @ (engine's β) + beta_shift.
+    effect_maps : list of (q_k, q_k) float64
+        u in relative units = effect_map @ (engine's u); T = σ² effect_map D effect_map'.
+    scale : float
+        The user's σ = scale · engine's σ; also of residuals and u.
+    log_units : float
+        log|X'V⁻¹X| of the user less that of the engine.
+    """
+
+    blocks: list[Matrix]
+    total: Matrix
+    kept: npt.NDArray[np.bool_]
+    beta_map: Matrix
+    beta_shift: Matrix
+    effect_maps: list[Matrix]
+    scale: float
+    log_units: float
+
+
+def _scaled_columns(
+    statistics: Statistics, places: npt.NDArray[np.intp], shifted: bool = True
+) -> tuple[Matrix, Matrix, Matrix, int]:
+    """Return E (C, b), G (b, b), d (b,) and the position of a constant column among the b, or -1.
+
+    columns = pool · E · F with F⁻¹ = G and log|F| = Σ log|d|. With a constant column among them (and `shifted`) pool · E
+    has the pool's shifted columns, as the constant can undo the shift; without one the shift is undone in E.
+    """
+    s = statistics
+    b = np.arange(len(places))
+    flat = s.multiple[places] != 0
+    d = np.where(flat, s.multiple[places], 1 / s.factor[places])
+    E = np.zeros((len(s.factor), len(places)))
+    E[np.where(flat, s.constant, places), b] = 1.0
+    G = np.zeros((len(places), len(places)))
+    G[b, b] = 1 / d
+    constant = int(flat.argmax()) if shifted and flat.any() else -1
+    if constant >= 0:
+        G[constant] -= s.mean[places] / (d * d[constant])
+    elif s.constant >= 0:
+        E[s.constant] += s.mean[places] * s.factor[places]
+    return E, G, d, constant
+
+
+def _block_basis(statistics: Statistics, places: npt.NDArray[np.intp]) -> tuple[Matrix, Matrix]:
+    """Return B (C, b) and its inverse map N (b, b): pool · B has orthonormal columns and Z = pool · B · N⁻¹.
+
+    A block whose columns are dependent is only scaled: its covariance is not unique, but the likelihood is.
+    """
+    E, G, _, _ = _scaled_columns(statistics, places)
+    gram = E.T @ statistics.total @ E
+    kept, W = orthonormal(gram, ALIASED)
+    if len(W) < len(places):
+        W = np.diag(1 / np.sqrt(np.where(np.diag(gram) > 0, np.diag(gram), 1.0)))
+    return E @ W, G @ W
+
+
+def _random_basis(statistics: Statistics, k: int, factor: Factor) -> tuple[Matrix, Matrix]:
+    """Return B (C, q) and the map u = map @ (engine's u) of a factor; the mean of Z'Z over its levels is the identity."""
+    places = statistics.random[k]
+    unit = np.sqrt(factor.size)
+    if len(factor.blocks) == 1:
+        B, back = _block_basis(statistics, places)
+        return unit * B, unit * back
+    B, back = np.zeros((len(statistics.factor), factor.width)), np.zeros((factor.width, factor.width))
+    for block in factor.blocks:
+        index = np.array(block)
+        basis, inverse = _block_basis(statistics, places[index])
+        B[:, index] = unit * basis
+        back[np.ix_(index, index)] = unit * inverse
+    return B, back
+
+
+def to_coordinates(statistics: Statistics, factors: list[Factor], response: str) -> Coordinates:
+    """Change statistics to the coordinates of the engine.
+
+    Parameters
+    ----------
+    statistics : Statistics
+    factors : list of Factor
+        In the order of the hierarchy.
+    response : str
+
+    Raises
+    ------
+    NumericalError
+        If the fixed part reproduces the response.
+    """
+    s = statistics
+    E, G, d, constant = _scaled_columns(s, s.fixed)
+    gram = E.T @ s.total @ E
+    kept, W = orthonormal(gram, ALIASED)
+    if constant >= 0 and not kept[constant]:  # earlier columns add up to it: it cannot carry the shift of the others
+        E, G, d, constant = _scaled_columns(s, s.fixed, shifted=False)
+        kept, W = orthonormal(E.T @ s.total @ E, ALIASED)
+    if not kept.all():
+        E, G, d = E[:, kept], G[np.ix_(kept, kept)], d[kept]
+    X = E @ W
+    y = np.zeros(len(s.factor))
+    y[-1] = 1.0
+    if constant < 0 <= s.constant:
+        y[s.constant] += s.mean[-1] * s.factor[-1]
+    cross = X.T @ (s.total @ y)
+    size = float(y @ s.total @ y)
+    residual = y - X @ cross
+    rss = float(residual @ s.total @ residual)
+    if not rss > NO_RESIDUAL * size:
+        raise NumericalError(f"'{response}' is reproduced exactly by the fixed effects: nothing is left to model", column=response)
+    scale = np.sqrt(rss / s.n)
+    right = [X, (residual / scale)[:, None]]
+    maps: list[Matrix] = []
+    bases: list[Matrix] = []
+    for k, factor in enumerate(factors):
+        basis, back = _random_basis(s, k, factor)
+        bases.append(basis)
+        maps.append(back)
+    total = np.eye(len(W) + 1)
+    total[-1, -1] = s.n
+    blocks = _level_blocks(s, bases, np.hstack(right))
+    unit = 1 / s.factor[-1]
+    beta_map = G @ W
+    beta_shift = beta_map @ cross * unit
+    if constant >= 0:
+        beta_shift[int(kept[:constant].sum())] += s.mean[-1] / s.multiple[s.fixed[constant]]
+    log_units = 2 * float(np.log(np.abs(d)).sum() - np.log(np.diag(W)).sum())
+    return Coordinates(
+        blocks=blocks,
+        total=total,
+        kept=kept,
+        beta_map=beta_map * (scale * unit),
+        beta_shift=beta_shift,
+        effect_maps=maps,
+        scale=float(scale * unit),
+        log_units=log_units,
+    )
+
+
+def _level_blocks(statistics: Statistics, bases: list[Matrix], fixed: Matrix) -> list[Matrix]:
+    """Per-level products of each factor in the coordinates of the engine, from those of the leaves."""
+    s = statistics
+    products = s.products
+    width = products.shape[2] if len(bases) else 0
+    blocks = []
+    for k, basis in enumerate(bases):
+        if k > 0:
+            products = np.add.reduceat(products, s.hierarchy.children[k - 1][:-1], axis=0)
+        right = np.zeros((width, sum(b.shape[1] for b in bases[k:]) + fixed.shape[1]))
+        right[: len(s.factor)] = np.hstack([*bases[k:], fixed])
+        blocks.append(transform(products, np.ascontiguousarray(basis[s.selected]), right))
+    return blocks

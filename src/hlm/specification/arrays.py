@@ -1,0 +1,67 @@
+"""The door of arrays: random terms given as codes and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hlm.design import as_float
+from hlm.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Random:
+    """A random term for `Model.from_arrays`.
+
+    Parameters
+    ----------
+    codes : (n,) array
+        Label of the group that each row belongs to: integers, strings or anything that pandas can factorize.
+    Z : (n, q) or (n,) array, optional
+        Random columns; a random intercept when left out.
+    name : str
+        Name of the grouping factor, the key of `fit.covariances` and `fit.random_effects`.
+    effects : sequence of str, optional
+        Names of the columns of Z; "Intercept" for a missing Z or a column of ones, else "z0", "z1", …
+    correlated : bool
+        Whether the columns' covariance is unstructured (`True`) or diagonal (lme4's ``||``).
+
+    Raises
+    ------
+    DataTypeError, DataError
+        If the arrays have the wrong type or shape.
+    """
+
+    codes: npt.ArrayLike
+    Z: npt.ArrayLike | None = None
+    name: str = "g"
+    effects: Sequence[str] | None = None
+    correlated: bool = True
+
+    def columns(self, n: int) -> list[npt.NDArray[np.float64]]:
+        """Return the q random columns, each (n,) float64."""
+        if self.Z is None:
+            return [np.ones(n)]
+        Z = as_float(self.Z, f"Z of '{self.name}'")
+        if Z.ndim == 1:
+            Z = Z[:, None]
+        if Z.ndim != 2 or Z.shape[1] == 0:
+            raise DataError(f"Z of '{self.name}' must be (n, q) with q at least 1, got shape {Z.shape}", column=self.name)
+        if Z.shape[0] != n:
+            raise DataError(f"Z of '{self.name}' has {Z.shape[0]} rows, y has {n}", column=self.name)
+        return list(Z.T)
+
+    def effect_names(self, columns: list[npt.NDArray[np.float64]]) -> list[str]:
+        """Return the names of the random columns."""
+        if self.effects is not None:
+            if len(self.effects) != len(columns):
+                raise DataError(f"'{self.name}' has {len(columns)} random columns but {len(self.effects)} effect names")
+            return [str(effect) for effect in self.effects]
+        names = []
+        for j, column in enumerate(columns):
+            constant = len(column) > 0 and column[0] == 1.0 and column[-1] == 1.0 and bool((column == 1.0).all())
+            names.append("Intercept" if constant else f"z{j}")
+        return names

@@ -1,0 +1,173 @@
+"""Statistics: what the likelihood needs of the rows (MATH: kernel 1). Nothing after `gather` sees the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hlm.design import Column, Design
+from hlm.errors import DataError
+from hlm.structure import Hierarchy, find_hierarchy
+from hlm_ext.columns import Columns, location
+from hlm_ext.gather import gather as gather_products
+from hlm_ext.gather import scan
+
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Cross-products of shifted and scaled columns, for all rows and for each leaf of the hierarchy.
+
+    The *pool* is the set of distinct columns of X, of all Z and of y (last); its columns are
+    ``(x - mean) * factor``, where a constant column, if there is one, stays as it is (scaled to 1).
+
+    Attributes
+    ----------
+    n : int
+    log_weights : float
+        Σ log w.
+    mean, factor : (C,) float64
+        Shift and scale of the pool; the shift is 0 when no constant column can undo it.
+    constant : int
+        Position of a constant column in the pool, -1 without one.
+    fixed : (p,) intp
+        Pool position of each column of X.
+    multiple : (C,) float64
+        For a pool column that is constant: its value; else 0.
+    random : tuple of (q,) intp
+        Pool positions of each factor's columns, in the order of the hierarchy.
+    total : (C, C) float64
+    products : (J, Q, W) float64
+        Products of the `selected` pool columns with all, per leaf; W ≥ C.
+    selected : (Q,) intp
+    hierarchy : Hierarchy
+    """
+
+    n: int
+    log_weights: float
+    mean: Matrix
+    factor: Matrix
+    constant: int
+    multiple: Matrix
+    fixed: npt.NDArray[np.intp]
+    random: tuple[npt.NDArray[np.intp], ...]
+    total: Matrix
+    products: Matrix
+    selected: npt.NDArray[np.intp]
+    hierarchy: Hierarchy
+
+
+class _Pool:
+    """Distinct columns with their names; a column is known by its address and stride."""
+
+    def __init__(self) -> None:
+        self.columns: list[Column] = []
+        self.names: list[str] = []
+        self._places: dict[tuple[int, int], int] = {}
+
+    def place(self, column: Column, name: str) -> int:
+        """Return the position of a column, a new one if it was not there."""
+        key = location(column)
+        place = self._places.setdefault(key, len(self.columns))
+        if place == len(self.columns):
+            self.columns.append(column)
+            self.names.append(name)
+        return place
+
+
+def _merge_equal(columns: list[Column], mean: Matrix, spread: Matrix) -> npt.NDArray[np.intp]:
+    """Return for each column the first one with the same values: products of copies need not be formed twice.
+
+    Only columns with the same mean and spread are compared, so this costs next to nothing where there are no copies.
+    """
+    first: dict[tuple[float, float], int] = {}
+    same = np.arange(len(columns))
+    for j, key in enumerate(zip(mean.tolist(), spread.tolist(), strict=True)):
+        i = first.setdefault(key, j)
+        if i != j and (spread[j] == 0 or np.array_equal(columns[i], columns[j])):
+            same[j] = i
+    return same
+
+
+def _check_finite(column: Column, name: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(column))
+    if len(bad):
+        kind = "infinite" if np.isinf(column[bad[0]]) else "missing"
+        count = f"{len(bad)} {kind} value{'s' if len(bad) > 1 else ''}"
+        raise DataError(f"column '{name}' has {count} (row {bad[0]})", column=name, row=int(bad[0]))
+    if not np.isfinite(column @ column):
+        raise DataError(f"column '{name}' holds values too large to be squared; rescale it", column=name)
+
+
+def gather(design: Design) -> Statistics:
+    """Gather the statistics of a design: a first look, then one pass over the rows.
+
+    Raises
+    ------
+    DataError
+        If a column holds values that are not finite, naming it and the first row.
+    DesignError
+        If the grouping factors are not nested.
+    """
+    hierarchy = find_hierarchy(
+        [factor.codes for factor in design.factors],
+        [factor.labels for factor in design.factors],
+        [factor.name for factor in design.factors],
+        design.nobs,
+    )
+    pool = _Pool()
+    fixed = np.array([pool.place(*pair) for pair in zip(design.columns, design.names, strict=True)], dtype=np.intp)
+    random = [
+        np.array([pool.place(*pair) for pair in zip(factor.columns, factor.effects, strict=True)], dtype=np.intp)
+        for factor in (design.factors[k] for k in hierarchy.factors)
+    ]
+    every = Columns([*pool.columns, design.y])
+    mean, spread = scan(every)
+    if not (np.isfinite(spread).all() and np.isfinite(mean).all()):
+        for column, name in zip([*pool.columns, design.y], [*pool.names, design.response], strict=True):
+            _check_finite(column, name)
+    same = _merge_equal(pool.columns, mean[:-1], spread[:-1])
+    source = every
+    if (same != np.arange(len(same))).any():
+        distinct, compact = np.unique(same, return_inverse=True)
+        fixed, random = compact[fixed], [compact[places] for places in random]
+        source = Columns([*(pool.columns[j] for j in distinct), design.y])
+        chosen = np.append(distinct, len(pool.columns))
+        mean, spread = mean[chosen], spread[chosen]
+    flat = spread == 0
+    multiple = np.where(flat, mean, 0.0)
+    multiple[-1] = 0.0  # a constant response is no constant column of the model
+    constants = np.flatnonzero(multiple)
+    constant = int(constants[0]) if len(constants) else -1
+    shift = np.where(flat, 0.0, mean) if constant >= 0 else np.zeros(len(mean))
+    factor = 1 / np.where(flat, np.where(multiple != 0, multiple, 1.0), spread)
+    if flat[-1]:
+        shift[-1] = mean[-1] if constant >= 0 else 0.0
+    selected = sorted({j for places in random for j in places} | ({constant} if constant >= 0 and random else set()))
+    total, products = gather_products(
+        source,
+        hierarchy.rows,
+        hierarchy.first,
+        shift,
+        factor,
+        np.array(selected, dtype=np.intp),
+        design.weights,
+    )
+    log_weights = float(np.log(design.weights).sum()) if design.weights is not None else 0.0
+    return Statistics(
+        n=design.nobs,
+        log_weights=log_weights,
+        mean=shift,
+        factor=factor,
+        constant=constant,
+        multiple=multiple,
+        fixed=fixed,
+        random=tuple(random),
+        total=total,
+        products=products,
+        selected=np.array(selected, dtype=np.intp),
+        hierarchy=hierarchy,
+    )

@@ -1,0 +1,143 @@
+"""What the groups are: codes of labels, nesting, and the order in which a hierarchy is walked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hlm.errors import DesignError
+from hlm_ext.structure import compact_codes, first_rows, parents, sort_rows
+
+Codes = npt.NDArray[np.intp]
+
+
+def code_labels(values: Any) -> tuple[Codes, pd.Index]:
+    """Code labels by hashing, never through text or float.
+
+    Parameters
+    ----------
+    values : (n,) pandas Series or array, without missing values
+
+    Returns
+    -------
+    codes : (n,) intp
+    labels : (J,) Index
+        Distinct labels in ascending order (in order of appearance where they cannot be compared); a categorical keeps the
+        order of its categories, unused ones left out.
+    """
+    dtype = values.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        categorical = values.array if isinstance(values, pd.Series) else values
+        codes, used = compact_codes(categorical.codes.astype(np.intp), 0, max(len(dtype.categories) - 1, 0))
+        return codes, dtype.categories[used]
+    if isinstance(dtype, np.dtype) and dtype.kind in "iu" and len(values):
+        array = np.asarray(values)
+        low, high = int(array.min()), int(array.max())
+        if high - low <= 4 * len(array) + 1000 and high < 2**62:
+            codes, distinct = compact_codes(array.astype(np.intp, copy=False), low, high)
+            return codes, pd.Index(distinct.astype(dtype, copy=False))
+    try:
+        codes, labels = pd.factorize(values, sort=True)
+    except TypeError:  # labels of types that have no common order
+        codes, labels = pd.factorize(values)
+    return codes.astype(np.intp, copy=False), pd.Index(labels)
+
+
+def cross_codes(parts: list[tuple[Codes, pd.Index]], names: list[str]) -> tuple[Codes, pd.Index]:
+    """Code the interaction ``a:b:…`` of factors; labels are tuples of the factors' own labels, in their order."""
+    codes, count = parts[0][0], len(parts[0][1])
+    picks: list[Codes] = [np.arange(count, dtype=np.intp)]
+    for part, labels in parts[1:]:
+        size = len(labels)
+        # `count` is at most n, so the product stays far below 2**63
+        pairs = codes * size + part
+        codes, used = code_labels(pairs)
+        distinct = used.to_numpy()
+        picks = [pick[distinct // size] for pick in picks] + [distinct % size]
+        count = len(distinct)
+    arrays = [labels.take(pick) for (_, labels), pick in zip(parts, picks, strict=True)]
+    return codes, pd.MultiIndex.from_arrays(arrays, names=names)
+
+
+@dataclass(frozen=True, eq=False)
+class Hierarchy:
+    """A nested chain of factors in the order in which it is eliminated: leaves first.
+
+    Attributes
+    ----------
+    factors : tuple of int
+        Positions of the design's factors, most levels first.
+    levels : tuple of (J,) intp arrays
+        For each of `factors`: which of its levels stands at each position of the forest.
+    children : tuple of (J + 1,) intp arrays
+        For each factor but the first: offsets of the children of each position.
+    rows : (n,) intp array or None
+        Rows sorted by leaf; None when they stand so.
+    first : (J + 1,) intp array
+        Offsets of each leaf's rows.
+    """
+
+    factors: tuple[int, ...]
+    levels: tuple[Codes, ...]
+    children: tuple[Codes, ...]
+    rows: Codes | None
+    first: Codes
+
+
+def find_hierarchy(codes: list[Codes], labels: list[pd.Index], names: list[str], n: int) -> Hierarchy:
+    """Order nested factors, check that they are nested, and lay out the forest.
+
+    Positions follow the first appearance in the data, parents before children, so that rows that come sorted by group
+    need not be moved.
+
+    Raises
+    ------
+    DesignError
+        If two factors are crossed, naming them and a level that shows it.
+    """
+    if not codes:
+        return Hierarchy((), (), (), None, np.array([0, n], dtype=np.intp))
+    order = sorted(range(len(codes)), key=lambda k: -len(labels[k]))
+    firsts = [first_rows(codes[k], len(labels[k])) for k in order]
+    above: list[Codes] = []
+    for below in range(len(order) - 1):
+        child, parent = order[below], order[below + 1]
+        of, row = parents(codes[child], firsts[below], codes[parent])
+        if row >= 0:
+            raise _crossed(codes, labels, names, child, parent, of, row)
+        above.append(of)
+    keys = [firsts[0]]
+    of = np.arange(len(firsts[0]))
+    for up, link in enumerate(above):
+        of = link[of]
+        keys.append(firsts[up + 1][of])
+    leaves = np.lexsort(keys) if len(keys) > 1 else np.argsort(firsts[0], kind="stable")
+    levels, children = [leaves.astype(np.intp)], []
+    for link in above:
+        parent_of = link[levels[-1]]
+        starts = np.flatnonzero(np.r_[True, parent_of[1:] != parent_of[:-1]])
+        children.append(np.r_[starts, len(parent_of)].astype(np.intp))
+        levels.append(parent_of[starts])
+    position = np.empty(len(leaves), dtype=np.intp)
+    position[leaves] = np.arange(len(leaves))
+    rows, first = sort_rows(codes[order[0]], position)
+    return Hierarchy(tuple(order), tuple(levels), tuple(children), rows, first)
+
+
+def _crossed(
+    codes: list[Codes], labels: list[pd.Index], names: list[str], child: int, parent: int, of: Codes, row: int
+) -> DesignError:
+    level = codes[child][row]
+    one, other = labels[parent][of[level]], labels[parent][codes[parent][row]]
+    return DesignError(
+        f"'{names[child]}' is not nested in '{names[parent]}': its level {labels[child][level]!r} occurs in {one!r} and in "
+        f"{other!r} (row {row}). If ids are reused in each '{names[parent]}', write ({names[parent]}/{names[child]}); truly "
+        "crossed factors need a core, which this version of the engine does not have",
+        column=names[child],
+        group=labels[child][level],
+        row=int(row),
+    )

@@ -1,0 +1,132 @@
+"""The summary of a fit, as text and as HTML, from one list of titled tables and lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from hlm.fit import Fit
+
+
+@dataclass
+class Section:
+    """A title with lines of text and a table of strings."""
+
+    title: str
+    lines: list[str] = field(default_factory=list)
+    header: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+
+
+def _number(value: float, digits: int = 5) -> str:
+    return "" if np.isnan(value) else f"{value:.{digits}g}"
+
+
+def _model_section(fit: Fit) -> Section:
+    design = fit.model.design
+    kind = "REML" if fit.reml else "ML"
+    methods = {"newton": "trust-region Newton", "fisher": "Fisher scoring", "em": "EM", "ecme": "ECME"}
+    lines = [fit.model.formula or f"{design.response} (arrays)"]
+    rows = f"{fit.nobs} rows"
+    if design.kept is not None:
+        total = len(design.kept)
+        missing = ", ".join(f"{column} {count}" for column, count in design.dropped.items() if count)
+        rows += f" of {total}; {total - fit.nobs} dropped for missing values ({missing})"
+    lines += [f"{kind} by {methods[fit.method]}, {len(fit.trace) - 1} iterations; {rows}"]
+    lines += [
+        f"criterion {fit.criterion:.4f} (-2 {'restricted ' if fit.reml else ''}log-likelihood), AIC {fit.aic:.2f}, BIC {fit.bic:.2f}"
+    ]
+    return Section("Hierarchical linear model", lines)
+
+
+def _structure_section(fit: Fit) -> Section:
+    section = Section("Structure", header=["level", "groups", "rows a group: min", "median", "max"])
+    section.rows.append(["rows", str(fit.nobs), "", "", ""])
+    hierarchy = fit._problem.statistics.hierarchy
+    for k in hierarchy.factors:
+        factor = fit.model.design.factors[k]
+        sizes = np.bincount(factor.codes, minlength=factor.size)
+        section.rows.append(
+            [factor.name, str(factor.size), str(sizes.min()), f"{np.median(sizes):g}", str(sizes.max())]
+        )
+    if len(hierarchy.factors) > 1:
+        names = [fit.model.design.factors[k].name for k in hierarchy.factors]
+        section.lines.append("nested: rows in " + " in ".join(names))
+    return section
+
+
+def _fixed_section(fit: Fit) -> Section:
+    section = Section("Fixed effects", header=["", "estimate", "std. error", "z", "p"])
+    table = pd.DataFrame({"b": fit.params, "se": fit.bse, "t": fit.tvalues, "p": fit.pvalues})
+    for name, b, se, t, p in table.itertuples():
+        pvalue = "" if np.isnan(p) else ("<0.001" if p < 0.001 else f"{p:.3f}")
+        section.rows.append([str(name), _number(b), _number(se), "" if np.isnan(t) else f"{t:.2f}", pvalue])
+    if fit.aliased:
+        section.lines.append("aliased with earlier columns, not estimated: " + ", ".join(fit.aliased))
+    return section
+
+
+def _random_section(fit: Fit) -> Section:
+    section = Section("Random effects", header=["group", "effect", "variance", "std. dev.", "correlation"])
+    for name, T in fit.covariances.items():
+        values = T.to_numpy()
+        sd = np.sqrt(np.diag(values))
+        for i, effect in enumerate(T.index):
+            correlations = [
+                f"{values[i, j] / (sd[i] * sd[j]):.2f}" if sd[i] > 0 and sd[j] > 0 and values[i, j] != 0 else "  . "
+                for j in range(i)
+            ]
+            section.rows.append([name if i == 0 else "", str(effect), _number(sd[i] ** 2), _number(sd[i]), " ".join(correlations)])
+    section.rows.append(["residual", "", _number(fit.sigma**2), _number(fit.sigma), ""])
+    for name, directions in fit.flat_directions.items():
+        section.lines.append(f"no variance between levels of '{name}' in the direction of {', '.join(directions)}: "
+                             "the estimate is on the boundary")
+    return section
+
+
+def sections(fit: Fit) -> list[Section]:
+    """Return what a summary says."""
+    parts = [_model_section(fit), _structure_section(fit), _fixed_section(fit), _random_section(fit)]
+    parts.append(Section("Certificate", [str(fit.certificate)]))
+    return parts
+
+
+def _text_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    table = [header, *rows]
+    widths = [max(len(row[c]) for row in table) for c in range(len(header))]
+    numeric = [all(not row[c] or row[c][0] in "-<.0123456789 " or row[c] == "nan" for row in rows) for c in range(len(header))]
+    return [
+        "  "
+        + "  ".join(cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True)).rstrip()
+        for row in table
+    ]
+
+
+def text(fit: Fit) -> str:
+    """Return the summary for a terminal."""
+    out = []
+    for section in sections(fit):
+        out.append(section.title)
+        if section.rows:
+            out += _text_table(section.header, section.rows)
+        out += [f"  {line}" for line in section.lines]
+        out.append("")
+    return "\n".join(out[:-1])
+
+
+def html(fit: Fit) -> str:
+    """Return the summary for a notebook."""
+    out = ['<div class="hlm-summary">']
+    for section in sections(fit):
+        out.append(f"<h4>{escape(section.title)}</h4>")
+        if section.rows:
+            head = "".join(f"<th>{escape(cell)}</th>" for cell in section.header)
+            body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in section.rows)
+            out.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+        out += [f"<p>{escape(line)}</p>" for line in section.lines]
+    return "\n".join([*out, "</div>"])
