@@ -101,27 +101,30 @@ cdef class Forest:
                 raise ValueError(f"children of factor {k + 1} must be increasing offsets into factor {k}")
 
     def _plan(self, list children):
-        """Cut the top units into chunks of about equal work and size the scratch."""
+        """Cut the top units into chunks and size the scratch."""
         cdef Py_ssize_t k, size = 0
-        counts = np.ones(self.keep[0].shape[0] if self.depth else 1, dtype=np.intp)
-        for first in children:
-            counts = np.add.reduceat(counts, first[:len(first) - 1]) + 1
-        work = np.cumsum(counts)
-        total = work[len(work) - 1]
-        self.chunks = chunk_count(<Py_ssize_t> total, 256)
-        if self.chunks == 1:
-            cuts = np.array([0, len(work)], dtype=np.intp)
-        else:
-            goals = total * np.arange(1, self.chunks) / self.chunks
-            cuts = np.unique(np.r_[0, np.searchsorted(work, goals), len(work)]).astype(np.intp)
-        self.bounds = cuts
-        self.chunks = len(cuts) - 1
+        self.bounds = self._cuts(children)
+        self.chunks = self.bounds.shape[0] - 1
         for k in range(self.depth):
             size += self._carve(k, NULL, NULL)
         self.scratch_size = size
         cdef Py_ssize_t root = round_up(self.p + 1), side = self.p + 1
         size = max(root * root, 2 * self.packed + 2 * self.m * self.m + self.m * side * side)
         self.partial = np.zeros((min(self.chunks, <Py_ssize_t> BATCH), size))
+
+    def _cuts(self, list children):
+        """Top units at which chunks of about equal numbers of levels begin."""
+        blocks = self.keep[:self.depth]
+        if sum([block.shape[0] for block in blocks]) < 512:
+            return np.array([0, self.levels[self.depth - 1].J if self.depth else 0], dtype=np.intp)
+        counts = np.ones(blocks[0].shape[0], dtype=np.intp)
+        for first in children:
+            counts = np.add.reduceat(counts, first[:len(first) - 1]) + 1
+        work = np.cumsum(counts)
+        total = work[len(work) - 1]
+        chunks = chunk_count(<Py_ssize_t> total, 256)
+        goals = total * np.arange(1, chunks) / chunks
+        return np.unique(np.r_[0, np.searchsorted(work, goals), len(work)]).astype(np.intp)
 
     cdef Py_ssize_t _carve(self, Py_ssize_t k, Scratch *sc, double *room) noexcept:
         """Point the blocks of `sc` into `room` and return their total size; with sc == NULL only the size."""

@@ -178,10 +178,13 @@ def gather(Columns columns not None, const Py_ssize_t[::1] order, const Py_ssize
         raise ValueError(f"shift and factor must have {count} entries")
     if leaves < 1 or first[0] != 0 or first[leaves] != n:
         raise ValueError(f"first must run from 0 to {n}")
-    if q and (np.min(selected) < 0 or np.max(selected) >= count):
-        raise ValueError("selected names a column that is not there")
+    for i in range(q):
+        if not 0 <= selected[i] < count:
+            raise ValueError("selected names a column that is not there")
     chunks = chunk_count(n, 4096)
-    cuts = np.unique(np.r_[0, np.searchsorted(first, n * np.arange(1, chunks) // chunks), leaves]).astype(np.intp)
+    cuts = np.array([0, leaves], dtype=np.intp)
+    if chunks > 1:
+        cuts = np.unique(np.r_[cuts, np.searchsorted(first, n * np.arange(1, chunks) // chunks)]).astype(np.intp)
     chunks = len(cuts) - 1
     cdef int threads = threads_for(min(chunks, BATCH))
     cdef const Py_ssize_t[::1] bounds = cuts

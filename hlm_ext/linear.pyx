@@ -1,6 +1,7 @@
-"""Orthonormal coordinates from a Gram matrix."""
+"""Linear algebra of a few rows and columns, without the overhead of a general library."""
 
-from libc.math cimport sqrt
+from libc.math cimport hypot, sqrt
+from scipy.linalg.cython_lapack cimport dsyev
 
 import numpy as np
 
@@ -55,3 +56,86 @@ def orthonormal(const double[:, ::1] gram not None, double aliased):
                 s -= L[i, c] * W[j, c]
             W[j, i] = s / L[i, i]
     return kept, inverse
+
+
+def eigh(const double[:, :] matrix not None):
+    """Eigenvalues, ascending, and eigenvectors (columns) of a small symmetric matrix; LAPACK's dsyev.
+
+    Parameters
+    ----------
+    matrix : (q, q) float64
+        Its symmetric part is taken.
+
+    Returns
+    -------
+    values : (q,) float64
+    vectors : (q, q) float64
+
+    Raises
+    ------
+    ArithmeticError
+        If a number is not finite.
+    """
+    cdef int q = <int> matrix.shape[0], lwork = max(1, 34 * q), info = 0
+    cdef Py_ssize_t i, j
+    values, vectors = np.zeros(q), np.zeros((q, q))
+    if q == 0:
+        return values, vectors
+    cdef double[::1] w = values, work = np.empty(lwork)
+    cdef double[:, ::1] v = vectors
+    for i in range(q):
+        for j in range(q):
+            v[i, j] = 0.5 * (matrix[i, j] + matrix[j, i])
+    dsyev("V", "L", &q, &v[0, 0], &q, &w[0], &work[0], &lwork, &info)
+    if info != 0:
+        raise ArithmeticError("the matrix holds numbers that are not finite")
+    return values, vectors.T                 # LAPACK's columns are our rows
+
+
+def lower_factor(const double[:, :] root not None):
+    """Return lower triangular L (q, q), diagonal ≥ 0, with LL' = root root' for any square root, singular or not.
+
+    Givens rotations of the columns: nothing is divided by a pivot, so a covariance without full rank loses nothing.
+    """
+    cdef Py_ssize_t q = root.shape[0], i, j, r
+    cdef double a, b, h, x
+    factor = np.array(root, order="C")
+    cdef double[:, ::1] L = factor
+    for i in range(q):
+        for j in range(i + 1, L.shape[1]):
+            if L[i, j] == 0:
+                continue
+            h = hypot(L[i, i], L[i, j])
+            a = L[i, i] / h
+            b = L[i, j] / h
+            for r in range(i, q):
+                x = L[r, i]
+                L[r, i] = a * x + b * L[r, j]
+                L[r, j] = a * L[r, j] - b * x
+            L[i, j] = 0
+        if L[i, i] < 0:
+            for r in range(i, q):
+                L[r, i] = -L[r, i]
+    return factor
+
+
+def lower_root(const double[:, :] matrix not None, double least=0.0, double relative=0.0):
+    """Return lower triangular L with LL' = D after eigenvalues of D below a floor were raised to it.
+
+    Parameters
+    ----------
+    matrix : (q, q) float64
+        Symmetric D.
+    least, relative : float
+        The floor is max(least, relative · largest eigenvalue); 0 projects on the positive semidefinite matrices.
+    """
+    values, vectors = eigh(matrix)
+    cdef double[::1] w = values
+    cdef double[:, :] v = vectors
+    cdef Py_ssize_t q = values.shape[0], i, j
+    cdef double bottom = max(least, relative * w[q - 1]) if q else 0.0, s
+    for j in range(q):
+        s = sqrt(max(w[j], bottom))
+        for i in range(q):
+            v[i, j] *= s
+    return lower_factor(vectors)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hlm.covariance import Matrix, Template
+from hlm.covariance import Template
 from hlm.optimize.trace import Vector
 from hlm_ext.criterion import Criterion
+from hlm_ext.linear import eigh
 from hlm_ext.trust_region import trust_region_step
 
 # Deviance units: what may be left to gain in a fit that is called converged; a hundredth of the 1e-6 that nobody notices.
@@ -54,29 +55,26 @@ class Certificate:
         )
 
 
-def _outward(criterion: Criterion, template: Template, products: Matrix) -> tuple[float, int, Vector, float]:
-    """Return gain, factor, direction v and length of the most promising D + length · vv'."""
+def _outward(criterion: Criterion, template: Template) -> tuple[float, int, Vector, float]:
+    """Return gain, factor, direction v and length of the most promising D + length · vv'; needs `derivatives` before."""
     best: tuple[float, int, Vector, float] = (0.0, -1, np.zeros(0), 0.0)
     sigma2 = criterion.sigma2
+    products = criterion.trace_products
     offset = 0
     for k, (post, outer) in zip(template.order, criterion.moments(), strict=True):
         G = post - outer / sigma2
-        q = len(G)
-        rows, cols = np.tril_indices(q)
-        by_column = np.lexsort((rows, cols))
-        rows, cols = rows[by_column], cols[by_column]
-        block_products = products[offset : offset + len(rows), offset : offset + len(rows)]
+        rows, cols = template.triangles[k]
+        part = slice(offset, offset + len(rows))
         offset += len(rows)
         for block in template.factors[k].blocks:
-            index = np.array(block)
-            values, vectors = np.linalg.eigh(G[np.ix_(index, index)])
+            values, vectors = eigh(G if len(block) == len(G) else G[np.ix_(block, block)])
             if values[0] >= 0:
                 continue
-            v = np.zeros(q)
-            v[index] = vectors[:, 0]
+            v = np.zeros(len(G))
+            v[list(block)] = vectors[:, 0]
             direction = v[rows] * v[cols]  # the entries of vv'
-            size = float(direction @ block_products @ direction)
-            if size > 0 and 0.5 * values[0] ** 2 / size > best[0]:
+            size = float(direction @ products[part, part] @ direction)
+            if size > 0 and 0.5 * values[0] ** 2 > best[0] * size:
                 best = (0.5 * values[0] ** 2 / size, k, v, -values[0] / size)
     return best
 
@@ -88,17 +86,15 @@ def certify(criterion: Criterion, template: Template) -> Certificate:
     gradient, hessian = criterion.derivatives()
     _, _, decrement, lowest, _ = trust_region_step(gradient, hessian, 1e6)
     relative = float(np.abs(gradient * criterion.theta).max())
-    cone = _outward(criterion, template, criterion.trace_products)[0]
-    return Certificate(float(decrement), relative, float(cone), float(lowest))
+    return Certificate(float(decrement), relative, _outward(criterion, template)[0], float(lowest))
 
 
 def escape(criterion: Criterion, template: Template) -> Vector | None:
     """Return a θ outside of the boundary point reached, where the criterion is lower, or None if there is none near."""
-    theta = np.array(criterion.theta)
+    theta, value = np.array(criterion.theta), criterion.last
     criterion.derivatives()
-    _, k, v, length = _outward(criterion, template, criterion.trace_products)
+    _, k, v, length = _outward(criterion, template)
     covariances = [L @ L.T for L in template.factors_of(theta)]
-    value = criterion.last
     for _ in range(8):
         trial = list(covariances)
         trial[k] = trial[k] + length * np.outer(v, v)
@@ -110,23 +106,23 @@ def escape(criterion: Criterion, template: Template) -> Vector | None:
     return None
 
 
-def settle(criterion: Criterion, template: Template) -> None:
-    """Put directions of D without variance at exactly zero where that costs nothing, else leave θ as it is."""
-    theta = np.array(criterion.theta)
-    changed = False
+def settle(criterion: Criterion, template: Template) -> bool:
+    """Put directions of D without variance at exactly zero where that costs nothing; return whether θ moved."""
+    theta, value = np.array(criterion.theta), criterion.last
+    nearly = False
     covariances = []
     for factor, L in zip(template.factors, template.factors_of(theta), strict=True):
         D = L @ L.T
         for block in factor.blocks:
-            index = np.ix_(block, block)
-            values, vectors = np.linalg.eigh(D[index])
+            index = np.ix_(block, block) if len(block) < len(D) else slice(None)
+            values, vectors = eigh(D[index])
             if 0 < values[0] < NEARLY_ZERO:
-                changed = True
+                nearly = True
                 D[index] = (vectors * np.where(values < NEARLY_ZERO, 0.0, values)) @ vectors.T
         covariances.append(D)
-    if not changed:
-        return
-    value = criterion.last
-    flat = template.theta_of_covariances(covariances)
-    if criterion.value(flat) > value + 1e-9 + 1e-15 * abs(value):
-        criterion.value(theta)
+    if not nearly:
+        return False
+    if criterion.value(template.theta_of_covariances(covariances)) <= value + 1e-9 + 1e-15 * abs(value):
+        return True
+    criterion.value(theta)
+    return False

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from hlm.design import Factor
+from hlm_ext.linear import lower_root
 
 Matrix = npt.NDArray[np.float64]
 
@@ -69,16 +71,31 @@ class Template:
         """Return θ from Λ of each factor in the order of the formula."""
         return np.array([matrices[k][i, j] for k, i, j in self.owners])
 
-    def theta_of_covariances(self, covariances: Sequence[Matrix]) -> Matrix:
-        """Return θ from D of each factor, which may be singular; what D has between blocks is ignored."""
+    def theta_of_covariances(self, covariances: Sequence[Matrix], least: float = 0.0, relative: float = 0.0) -> Matrix:
+        """Return θ from D of each factor, which may be singular; what D has between blocks is ignored.
+
+        Eigenvalues of a block below max(least, relative · its largest one) are raised to that.
+        """
         matrices = []
         for factor, D in zip(self.factors, covariances, strict=True):
+            if len(factor.blocks) == 1:
+                matrices.append(lower_root(D, least, relative))
+                continue
             root = np.zeros_like(D)
             for block in factor.blocks:
                 index = np.ix_(block, block)
-                root[index] = lower_root(D[index])
+                root[index] = lower_root(D[index], least, relative)
             matrices.append(root)
         return self.theta_of(matrices)
+
+    @cached_property
+    def triangles(self) -> list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
+        """For each factor: rows and columns of the lower triangle, column by column: the engine's order of D."""
+        out = []
+        for factor in self.factors:
+            cols, rows = np.triu_indices(factor.width)
+            out.append((rows, cols))
+        return out
 
 
 def make_template(factors: tuple[Factor, ...], order: tuple[int, ...]) -> Template:
@@ -95,19 +112,3 @@ def make_template(factors: tuple[Factor, ...], order: tuple[int, ...]) -> Templa
                     entries.append((offsets[k] + i * factor.width + j, len(owners)))
                     owners.append((k, i, j))
     return Template(factors, order, np.array(entries, dtype=np.intp).reshape(-1, 2), tuple(owners), at)
-
-
-def lower_factor(root: Matrix) -> Matrix:
-    """Return lower triangular L with non-negative diagonal and LL' = root root', for any square root, singular or not."""
-    if len(root) == 1:
-        return np.abs(root)
-    L: Matrix = np.linalg.qr(root.T)[1].T
-    return L * np.where(np.diag(L) < 0, -1.0, 1.0)
-
-
-def lower_root(D: Matrix) -> Matrix:
-    """Return lower triangular L with LL' = D for a positive semidefinite D; negative eigenvalues count as zero."""
-    if len(D) == 1:
-        return np.sqrt(np.maximum(D, 0.0))
-    values, vectors = np.linalg.eigh(0.5 * (D + D.T))
-    return lower_factor(vectors * np.sqrt(np.maximum(values, 0.0)))

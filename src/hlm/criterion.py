@@ -9,11 +9,12 @@ import numpy as np
 
 from hlm.covariance import Matrix, Template, make_template
 from hlm.design import Design, Factor
-from hlm.errors import NumericalError
+from hlm.errors import NumericalError, show
 from hlm.scaling import Coordinates, to_coordinates
 from hlm.statistics import Statistics, gather
 from hlm_ext.criterion import Criterion, KernelError
 from hlm_ext.forest import Forest
+from hlm_ext.structure import first_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +65,22 @@ class Problem:
 
     def explain(self, error: KernelError) -> NumericalError:
         """Turn a kernel's failure into an error that names the group."""
-        y = self.design.response
+        design = self.design
+        y = design.response
+        for factor in design.factors:
+            if np.array_equal(design.y[first_rows(factor.codes, factor.size)][factor.codes], design.y):
+                return NumericalError(
+                    f"'{y}' is constant within every level of '{factor.name}'; the likelihood has no maximum", column=y
+                )
         if error.factor >= 0:
             factor = self.ordered[error.factor]
             label = factor.labels[self.statistics.hierarchy.levels[error.factor][error.level]]
-            return NumericalError(f"{error.reason}: the block of {factor.name} = {label!r}", column=factor.name, group=label)
-        if error.reason == "no residual":
-            return NumericalError(f"'{y}' is reproduced exactly by the model: the likelihood has no maximum", column=y)
-        return NumericalError(f"the fixed effects cannot be told from the random ones ({error.reason})", column=y)
+            return NumericalError(
+                f"{error.reason}: the block of {factor.name} = {show(label)}", column=factor.name, group=label
+            )
+        return NumericalError(
+            f"'{y}' is reproduced by the model to the last digits: the likelihood has no maximum ({error.reason})", column=y
+        )
 
 
 def make_problem(design: Design) -> Problem:

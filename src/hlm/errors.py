@@ -58,3 +58,11 @@ def at_position(message: str, text: str, position: int, length: int = 1) -> Form
     line = text.replace("\n", " ").replace("\t", " ")
     marker = " " * position + "^" * max(1, length)
     return FormulaError(f"{message}\n    {line}\n    {marker}", position=position)
+
+
+def show(label: object) -> str:
+    """Return a label as a message should show it: quoted text, numbers without their NumPy type, tuples likewise."""
+    if isinstance(label, tuple):
+        return "(" + ", ".join(show(part) for part in label) + ")"
+    item = getattr(label, "item", None)
+    return repr(item() if callable(item) else label)

@@ -51,32 +51,34 @@ def estimate(problem: Problem, reml: bool, method: str, max_iter: int | None, ac
         raise HLMError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
     try:
         criterion = problem.criterion(reml)
-        trace = _minimize(problem, criterion, method, max_iter, accelerate)
-        certificate = certify(criterion, problem.template)
+        trace, certificate = _minimize(problem, criterion, method, max_iter, accelerate)
     except KernelError as error:
         raise problem.explain(error) from None
     return Estimate(criterion, criterion.last, certificate, trace)
 
 
-def _minimize(problem: Problem, criterion: Criterion, method: str, max_iter: int | None, accelerate: bool) -> Trace:
+def _minimize(
+    problem: Problem, criterion: Criterion, method: str, max_iter: int | None, accelerate: bool
+) -> tuple[Trace, Certificate]:
     template = problem.template
     if template.m == 0:
         trace = Trace(method, message="no variance parameters: solved in one step")
         trace.add(np.zeros(0), criterion.value(np.zeros(0)), 0.0, 0.0)
-        return trace
+        return trace, certify(criterion, template)
     theta = moment_start(criterion, template)
     if method in ("em", "ecme"):
         trace = em.minimize(criterion, template, theta, method == "ecme", accelerate, max_iter or 20_000)
         settle(criterion, template)
-        return trace
+        return trace, certify(criterion, template)
     information = "observed" if method == "newton" else "expected"
     trace = newton.minimize(criterion, theta, information, max_iter or 200)
+    certificate = certify(criterion, template)
     for _ in range(ESCAPES):
-        if certify(criterion, template).cone < GAIN:
-            break
-        way = escape(criterion, template)
+        way = escape(criterion, template) if certificate.cone >= GAIN else None
         if way is None:
             break
         trace.extend(newton.minimize(criterion, way, information, max_iter or 200))
-    settle(criterion, template)
-    return trace
+        certificate = certify(criterion, template)
+    if settle(criterion, template):
+        certificate = certify(criterion, template)
+    return trace, certificate

@@ -12,9 +12,9 @@ import pandas as pd
 from scipy import stats
 
 from hlm import effects as _effects
-from hlm.covariance import lower_factor
 from hlm.criterion import Problem
 from hlm.errors import DataError
+from hlm_ext.linear import eigh, lower_factor
 
 if TYPE_CHECKING:
     from hlm.certificate import Certificate
@@ -175,7 +175,8 @@ class Fit:
         for factor, root in zip(template.factors, self._roots, strict=True):
             L = np.zeros_like(root)
             for block in factor.blocks:
-                L[np.ix_(block, block)] = lower_factor(root[list(block)])
+                index = np.ix_(block, block)
+                L[index] = lower_factor(root[index])
             matrices.append(L)
         return pd.Series(template.theta_of(matrices), index=template.names, name="theta", dtype=float)
 
@@ -191,7 +192,7 @@ class Fit:
     @cached_property
     def _ranks(self) -> list[int]:
         engine = self._problem.template.factors_of(self._engine_theta)
-        return [int((np.linalg.eigvalsh(L @ L.T) > ZERO).sum()) for L in engine]
+        return [int((eigh(L @ L.T)[0] > ZERO).sum()) for L in engine]
 
     @property
     def is_singular(self) -> bool:

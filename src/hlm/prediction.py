@@ -10,7 +10,7 @@ import pandas as pd
 
 from hlm.design import Design, Factor
 from hlm.effects import contributions
-from hlm.errors import DataError
+from hlm.errors import DataError, show
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -47,7 +47,7 @@ def predict(fit: Fit, new: Any, effects: str | Sequence[str], new_levels: str) -
             row = int(np.argmax(unknown))
             label = labels[row] if not isinstance(labels, pd.Series) else labels.iloc[row]
             raise DataError(
-                f"level {label!r} of '{factor.name}' (row {row}) was not in the fit; new_levels='population' predicts it "
+                f"level {show(label)} of '{factor.name}' (row {row}) was not in the fit; new_levels='population' predicts it "
                 "without a group effect, new_levels='nan' gives NaN",
                 column=factor.name,
                 group=label,

@@ -63,7 +63,8 @@ def _scaled_columns(
     """Return E (C, b), G (b, b), d (b,) and the position of a constant column among the b, or -1.
 
     columns = pool · E · F with F⁻¹ = G and log|F| = Σ log|d|. With a constant column among them (and `shifted`) pool · E
-    has the pool's shifted columns, as the constant can undo the shift; without one the shift is undone in E.
+    has the pool's shifted columns after it, as the constant can undo the shift; for all others the shift is undone in E.
+    (Columns before the constant are not shifted either: whether they are aliased must not depend on it.)
     """
     s = statistics
     b = np.arange(len(places))
@@ -75,7 +76,9 @@ def _scaled_columns(
     G[b, b] = 1 / d
     constant = int(flat.argmax()) if shifted and flat.any() else -1
     if constant >= 0:
-        G[constant] -= s.mean[places] / (d * d[constant])
+        after = s.mean[places] * (b > constant)
+        G[constant] -= after / (d * d[constant])
+        E[s.constant, :constant] += (s.mean[places] * s.factor[places])[:constant]
     elif s.constant >= 0:
         E[s.constant] += s.mean[places] * s.factor[places]
     return E, G, d, constant

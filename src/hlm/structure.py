@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hlm.errors import DesignError
+from hlm.errors import DesignError, show
 from hlm_ext.structure import compact_codes, first_rows, parents, sort_rows
 
 Codes = npt.NDArray[np.intp]
@@ -134,8 +134,8 @@ def _crossed(
     level = codes[child][row]
     one, other = labels[parent][of[level]], labels[parent][codes[parent][row]]
     return DesignError(
-        f"'{names[child]}' is not nested in '{names[parent]}': its level {labels[child][level]!r} occurs in {one!r} and in "
-        f"{other!r} (row {row}). If ids are reused in each '{names[parent]}', write ({names[parent]}/{names[child]}); truly "
+        f"'{names[child]}' is not nested in '{names[parent]}': its level {show(labels[child][level])} occurs in "
+        f"{show(one)} and in {show(other)} (row {row}). If ids are reused in each '{names[parent]}', write ({names[parent]}/{names[child]}); truly "
         "crossed factors need a core, which this version of the engine does not have",
         column=names[child],
         group=labels[child][level],

@@ -7,10 +7,13 @@ import numpy as np
 from hlm.covariance import Matrix, Template
 from hlm.optimize.trace import Vector
 from hlm_ext.criterion import Criterion
+from hlm_ext.trust_region import trust_region_step
 
 # Smallest start of a variance, in units where a group of average size has reliability 1/2 at 1: small enough for a
 # variance of zero, large enough that the first steps see its curvature.
 FLOOR = 0.02
+# … and relative to the largest variance of the same block.
+RELATIVE_FLOOR = 1e-3
 
 
 def moment_start(criterion: Criterion, template: Template) -> Vector:
@@ -25,12 +28,12 @@ def moment_start(criterion: Criterion, template: Template) -> Vector:
     system[:m, :m] = products
     system[:m, m] = system[m, :m] = traces
     system[m, m] = criterion.freedom
-    solution = np.linalg.lstsq(system, np.append(forms, criterion.residual), rcond=None)[0]
+    # the system is a Gram matrix: its solution minimises a quadratic form, and a singular one takes the shortest
+    solution = trust_region_step(-np.append(forms, criterion.residual), system, np.inf)[0]
     sigma2 = solution[m]
     if not sigma2 > 0:
         sigma2 = 0.1 * criterion.residual / criterion.freedom
-    found = _unpack(solution[:m] / sigma2, template)
-    return template.theta_of_covariances([_positive(D) for D in found])
+    return template.theta_of_covariances(_unpack(solution[:m] / sigma2, template), FLOOR, RELATIVE_FLOOR)
 
 
 def _unpack(values: Vector, template: Template) -> list[Matrix]:
@@ -38,17 +41,9 @@ def _unpack(values: Vector, template: Template) -> list[Matrix]:
     out: list[Matrix] = [np.zeros((0, 0))] * len(template.factors)
     at = 0
     for k in template.order:
-        q = template.factors[k].width
-        D = np.zeros((q, q))
-        for j in range(q):
-            D[j:, j] = D[j, j:] = values[at : at + q - j]
-            at += q - j
+        rows, cols = template.triangles[k]
+        D = np.zeros((template.factors[k].width,) * 2)
+        D[rows, cols] = D[cols, rows] = values[at : at + len(rows)]
+        at += len(rows)
         out[k] = D
     return out
-
-
-def _positive(D: Matrix) -> Matrix:
-    if len(D) == 1:
-        return np.maximum(D, FLOOR)
-    values, vectors = np.linalg.eigh(D)
-    return (vectors * np.maximum(values, max(FLOOR, 1e-3 * values[-1]))) @ vectors.T

@@ -1,0 +1,1 @@
+"""The doors into a model: formulas, their columns, and arrays."""

@@ -1,0 +1,479 @@
+"""Tokens and arithmetic of formulas: reads ``log(x)``, ``I(x^2)``, ``poly(x, 2)`` into a frozen tree, never into code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple, NoReturn, TypeAlias
+
+from hlm.errors import at_position
+
+# Limits that keep every recursion over a tree far from Python's own; no formula written by a person comes near.
+MAX_NESTING = 50
+MAX_OPERATORS = 100
+
+_TOKEN = re.compile(
+    r"""(?P<space>\s+)
+    |(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?L?)
+    |(?P<name>(?:[^\W\d]|\.(?!\d))[\w.]*)
+    |(?P<quoted>`[^`]+`)
+    |(?P<string>"[^"]*"|'[^']*')
+    |(?P<operator>\*\*|\|\||%in%|[-+*/^:|~(),=])""",
+    re.VERBOSE,
+)
+_BINDING = {"+": 1, "-": 1, "*": 2, "/": 2, "^": 4, "**": 4}
+_UNARY_BINDING = 3  # -x^2 is -(x^2), -x*y is (-x)*y
+_FLAGS = {"TRUE": True, "True": True, "T": True, "FALSE": False, "False": False, "F": False}
+
+_DATA, _NUMBER, _FLAG, _SETTING, _VECTOR, _LABELS, _CODING, _LABEL = range(8)
+_KIND_NAMES = {
+    _NUMBER: "a number",
+    _FLAG: "TRUE or FALSE",
+    _SETTING: "TRUE, FALSE or a number",
+    _VECTOR: "a number or c(number, ...)",
+    _LABELS: "a label or c(label, ...)",
+    _CODING: "a coding: Treatment, Sum, Helmert or Poly",
+    _LABEL: "a number or a label",
+}
+
+# parameters in R's order (formulaic's for `cr`); the first is data, the others are constants
+_SPLINE_BOUNDS = {"Boundary.knots": _VECTOR, "lower_bound": _NUMBER, "upper_bound": _NUMBER}
+_ELEMENTWISE = ("I", "log2", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "sin", "cos", "tan", "center", "offset")
+FUNCTIONS: dict[str, dict[str, int]] = {
+    **{name: {"x": _DATA} for name in _ELEMENTWISE},
+    "log": {"x": _DATA, "base": _NUMBER},
+    "scale": {"x": _DATA, "center": _SETTING, "scale": _SETTING},
+    "poly": {"x": _DATA, "degree": _NUMBER, "raw": _FLAG},
+    "bs": {"x": _DATA, "df": _NUMBER, "knots": _VECTOR, "degree": _NUMBER, "intercept": _FLAG, **_SPLINE_BOUNDS},
+    "ns": {"x": _DATA, "df": _NUMBER, "knots": _VECTOR, "intercept": _FLAG, **_SPLINE_BOUNDS},
+    "cr": {"x": _DATA, "df": _NUMBER, "knots": _VECTOR, **_SPLINE_BOUNDS},
+    "C": {"x": _DATA, "coding": _CODING, "base": _NUMBER},
+    "factor": {"x": _DATA, "levels": _LABELS},
+    "as.factor": {"x": _DATA},
+}
+_ALIASES = {"include_intercept": "intercept", "contr": "coding", "contrasts": "coding"}
+CATEGORICAL = frozenset({"C", "factor", "as.factor"})
+BASES = frozenset({"poly", "bs", "ns", "cr"})
+_OUTERMOST = CATEGORICAL | BASES | {"offset"}  # cannot stand inside another expression
+_CODINGS = {
+    spelling: kind
+    for kind in ("treatment", "sum", "helmert", "poly")
+    for spelling in (kind, kind.capitalize(), f"contr.{kind}")
+}
+
+
+@dataclass(frozen=True)
+class Coding:
+    """Contrast coding of a categorical: `kind`, and for treatment coding the reference by value or 1-based position."""
+
+    kind: str = "treatment"
+    reference: str | float | None = None
+    base: int | None = None
+
+
+Option: TypeAlias = "float | bool | str | tuple[float | str, ...] | Coding"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of an arithmetic tree; `text` is its canonical spelling (R's spacing)."""
+
+    text: str
+    position: int = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Number(Node):
+    """A numeric constant."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Name(Node):
+    """A column, or the constant pi: ``pi`` without backticks where the data have no such column."""
+
+    name: str
+    quoted: bool
+
+    @property
+    def is_pi(self) -> bool:
+        """Whether the name may mean the constant."""
+        return self.name == "pi" and not self.quoted
+
+
+@dataclass(frozen=True)
+class Unary(Node):
+    """A sign or a pair of parentheses."""
+
+    operator: str
+    operand: Node
+
+
+@dataclass(frozen=True)
+class Binary(Node):
+    """``left operator right``."""
+
+    operator: str
+    left: Node
+    right: Node
+
+
+@dataclass(frozen=True)
+class Call(Node):
+    """A call of an allowed function: one argument of data, constant options."""
+
+    function: str
+    argument: Node
+    options: tuple[tuple[str, Option], ...]
+
+
+@dataclass(frozen=True)
+class Expression:
+    """One factor of a term or the response: a column, or arithmetic and allowed functions of columns.
+
+    Attributes
+    ----------
+    text : str
+        As written, with R's spacing; a bare column's plain name.
+    columns : tuple of str
+        Data columns used, in order.
+    node : Node
+    position : int
+        Where it starts in the formula.
+    """
+
+    text: str
+    columns: tuple[str, ...]
+    node: Node = field(compare=False, repr=False)
+    position: int = field(compare=False, repr=False)
+
+    @property
+    def is_column(self) -> bool:
+        """Whether it is a bare column."""
+        return isinstance(self.node, Name)
+
+
+def as_expression(node: Node) -> Expression:
+    """Return the Expression of a tree; equal spelling and equal columns make equal expressions."""
+    if isinstance(node, Name):
+        return Expression(node.name, (node.name,), node, node.position)
+    return Expression(node.text, tuple(dict.fromkeys(_columns_of(node))), node, node.position)
+
+
+def _columns_of(node: Node) -> Iterator[str]:
+    if isinstance(node, Name):
+        if not node.is_pi:
+            yield node.name
+    elif isinstance(node, Unary):
+        yield from _columns_of(node.operand)
+    elif isinstance(node, Binary):
+        yield from _columns_of(node.left)
+        yield from _columns_of(node.right)
+    elif isinstance(node, Call):
+        yield from _columns_of(node.argument)
+
+
+class Token(NamedTuple):
+    """A word of the formula: its kind (number, name, quoted, string, operator, end), text and position."""
+
+    kind: str
+    text: str
+    position: int
+
+
+class Cursor:
+    """The tokens of a formula and the place reached; every error shows its place in the text.
+
+    Parameters
+    ----------
+    text : str
+
+    Raises
+    ------
+    FormulaError
+        At a character that belongs to no token, or an unbalanced parenthesis.
+    """
+
+    def __init__(self, text: str) -> None:
+        # control characters would garble the line that the caret points into
+        self.shown = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+        self.text = text
+        self.tokens = self._tokenize()
+        self.bars: dict[int, int] = {}  # opening parenthesis -> first `|` directly inside it, by index of token
+        self._match_parentheses()
+        self.index = 0
+        self.operators = 0
+        self._nesting = 0
+
+    def fail(self, message: str, token: Token | None = None) -> NoReturn:
+        """Raise a FormulaError with a caret under `token` (by default the next one)."""
+        token = token or self.next
+        raise at_position(message, self.shown, token.position, len(token.text))
+
+    @property
+    def next(self) -> Token:
+        """The token to be read next."""
+        return self.tokens[self.index]
+
+    @property
+    def previous(self) -> Token:
+        """The token read last."""
+        return self.tokens[self.index - 1]
+
+    def at(self, *operators: str) -> bool:
+        """Whether the next token is one of these operators."""
+        return self.next.kind == "operator" and self.next.text in operators
+
+    @property
+    def at_call(self) -> bool:
+        """Whether a function name and its parenthesis come next."""
+        return self.next.kind == "name" and self.tokens[self.index + 1].text == "("
+
+    def take(self) -> Token:
+        """Return the next token and step over it."""
+        self.index += 1
+        return self.previous
+
+    def expect(self, operator: str) -> Token:
+        """Step over an operator that must come next."""
+        if not self.at(operator):
+            self.fail(f"expected '{operator}', found {describe(self.next)}")
+        return self.take()
+
+    @contextmanager
+    def nested(self) -> Iterator[None]:
+        """Count one level of nesting."""
+        self._nesting += 1
+        if self._nesting > MAX_NESTING:
+            self.fail(f"nested more than {MAX_NESTING} deep")
+        yield
+        self._nesting -= 1
+
+    def _tokenize(self) -> list[Token]:
+        tokens, position = [], 0
+        while position < len(self.text):
+            match = _TOKEN.match(self.text, position)
+            if match is None:
+                bad = self.text[position]
+                what = f"unclosed {bad}" if bad in "`\"'" else f"invalid character {bad!r} at position {position}"
+                self.fail(what, Token("operator", bad, position))
+            if match.lastgroup != "space":
+                tokens.append(Token(str(match.lastgroup), match.group(), position))
+            position = match.end()
+        return [*tokens, Token("end", "", len(self.text))]
+
+    def _match_parentheses(self) -> None:
+        opened: list[int] = []
+        for index, token in enumerate(self.tokens):
+            if token.kind != "operator":
+                continue
+            if token.text == "(":
+                opened.append(index)
+            elif token.text == ")":
+                if not opened:
+                    self.fail("unbalanced parenthesis: ')' without '('", token)
+                opened.pop()
+            elif token.text in ("|", "||") and opened:
+                self.bars.setdefault(opened[-1], index)
+        if opened:
+            self.fail("unbalanced parenthesis: '(' is never closed", self.tokens[opened[-1]])
+
+
+def describe(token: Token) -> str:
+    """Return a token in words."""
+    return "the end of the formula" if token.kind == "end" else f"'{token.text}'"
+
+
+def read_name(cursor: Cursor) -> Name:
+    """Read a plain or backticked name."""
+    token = cursor.take()
+    if token.text == ".":
+        cursor.fail("the shorthand '.' is not supported: list the columns", token)
+    if token.kind == "quoted":
+        name = token.text[1:-1]
+        plain = _TOKEN.fullmatch(name)
+        keep = plain is None or plain.lastgroup != "name" or name == "pi"
+        return Name(token.text if keep else name, token.position, name, True)
+    return Name(token.text, token.position, token.text, False)
+
+
+def read_arithmetic(cursor: Cursor, least: int = 1) -> Node:
+    """Read arithmetic of columns, numbers and calls whose operators bind at least as tightly as `least`."""
+    with cursor.nested():
+        left = _read_operand(cursor)
+        while cursor.next.kind == "operator" and _BINDING.get(cursor.next.text, 0) >= least:
+            operator = _take_operator(cursor)
+            binding = _BINDING[operator]
+            power = operator in ("^", "**")
+            right = read_arithmetic(cursor, binding if power else binding + 1)
+            space = "" if power else " "
+            left = Binary(f"{left.text}{space}{operator}{space}{right.text}", left.position, operator, left, right)
+    return left
+
+
+def _take_operator(cursor: Cursor) -> str:
+    cursor.operators += 1
+    if cursor.operators > MAX_OPERATORS:
+        cursor.fail(f"more than {MAX_OPERATORS} operators in one expression")
+    return cursor.take().text
+
+
+def _read_operand(cursor: Cursor) -> Node:
+    token = cursor.next
+    if cursor.at("-") or (cursor.at("+") and cursor.previous.text not in _BINDING):
+        operator = _take_operator(cursor)
+        operand = read_arithmetic(cursor, _UNARY_BINDING)
+        return Unary(operator + operand.text, token.position, operator, operand)
+    if cursor.at("("):
+        cursor.take()
+        inner = read_arithmetic(cursor)
+        cursor.expect(")")
+        return Unary(f"({inner.text})", token.position, "(", inner)
+    if token.kind == "number":
+        cursor.take()
+        return Number(token.text, token.position, float(token.text.rstrip("L")))
+    if cursor.at_call:
+        if token.text in _OUTERMOST:
+            cursor.fail(f"{token.text}() can only be a term of its own, neither a response nor part of an expression")
+        return read_call(cursor)
+    if token.kind in ("name", "quoted"):
+        return read_name(cursor)
+    cursor.fail(f"expected a column, a number or a function, found {describe(token)}")
+
+
+def read_call(cursor: Cursor) -> Call:
+    """Read a call of one of `FUNCTIONS`; its options are checked here, its data when it is evaluated."""
+    name = cursor.take()
+    parameters = FUNCTIONS.get(name.text)
+    if parameters is None:
+        allowed = ", ".join(sorted(FUNCTIONS, key=str.lower))
+        cursor.fail(f"unknown function '{name.text}': nothing is evaluated as Python; allowed are {allowed}", name)
+    cursor.expect("(")
+    if cursor.at(")"):
+        cursor.fail(f"{name.text}() needs an argument")
+    if cursor.next.text == "x" and cursor.tokens[cursor.index + 1].text == "=":
+        cursor.index += 2
+    argument = read_arithmetic(cursor)
+    options: dict[str, Option] = {}
+    shown = [argument.text]
+    while cursor.at(","):
+        cursor.take()
+        start = cursor.index
+        parameter = _read_parameter(cursor, name.text, parameters, options)
+        options[parameter] = _read_option(cursor, parameter, parameters[parameter])
+        shown.append(_spelling(cursor.tokens[start : cursor.index]))
+    cursor.expect(")")
+    return Call(f"{name.text}({', '.join(shown)})", name.position, name.text, argument, tuple(options.items()))
+
+
+def _read_parameter(cursor: Cursor, function: str, parameters: dict[str, int], given: dict[str, Option]) -> str:
+    """Return the parameter that the next option sets: by its keyword, else the first one not yet given."""
+    token = cursor.next
+    if token.kind == "name" and cursor.tokens[cursor.index + 1].text == "=":
+        name = _ALIASES.get(token.text, token.text)
+        if parameters.get(name, _DATA) == _DATA:
+            known = ", ".join(list(parameters)[1:]) or "none"
+            cursor.fail(f"{function}() has no option '{token.text}' (options: {known})")
+        if name in given:
+            cursor.fail(f"option '{token.text}' is given twice")
+        cursor.index += 2
+        return name
+    for name in list(parameters)[1:]:
+        if name not in given:
+            return name
+    cursor.fail(f"too many arguments for {function}()")
+
+
+def _spelling(tokens: list[Token]) -> str:
+    """Return an option as R would print it."""
+    parts = (", " if t.text == "," else " = " if t.text == "=" else t.text for t in tokens)
+    return "".join(parts)
+
+
+def _read_option(cursor: Cursor, parameter: str, kind: int) -> Option:
+    start = cursor.next
+    value = _read_coding(cursor) if kind == _CODING else _read_constant(cursor)
+    is_number = isinstance(value, float)
+    fits = {
+        _NUMBER: is_number,
+        _FLAG: isinstance(value, bool),
+        _SETTING: is_number or isinstance(value, bool),
+        _VECTOR: is_number or (isinstance(value, tuple) and all(isinstance(v, float) for v in value)),
+        _LABELS: is_number or isinstance(value, (str, tuple)),
+        _CODING: isinstance(value, Coding),
+        _LABEL: is_number or isinstance(value, str),
+    }
+    if not fits[kind]:
+        cursor.fail(f"'{parameter}' must be {_KIND_NAMES[kind]}", start)
+    return value
+
+
+def _read_constant(cursor: Cursor) -> Option:
+    """Read a number, a string, TRUE or FALSE, or ``c(...)`` of numbers and strings."""
+    sign = 1.0
+    if cursor.at("-", "+"):
+        sign = -1.0 if cursor.take().text == "-" else 1.0
+        if cursor.next.kind != "number":
+            cursor.fail(f"expected a number, found {describe(cursor.next)}")
+    token = cursor.next
+    if cursor.at_call and token.text == "c":
+        return _read_vector(cursor)
+    if token.kind == "number":
+        cursor.take()
+        return sign * float(token.text.rstrip("L"))
+    if token.kind == "string":
+        cursor.take()
+        return token.text[1:-1]
+    if token.kind == "name" and token.text in _FLAGS:
+        cursor.take()
+        return _FLAGS[token.text]
+    cursor.fail(f"expected a constant, found {describe(token)}")
+
+
+def _read_vector(cursor: Cursor) -> tuple[float | str, ...]:
+    cursor.index += 2
+    values: list[float | str] = []
+    while not cursor.at(")"):
+        if values:
+            cursor.expect(",")
+        start = cursor.next
+        value = cursor.fail("c() cannot hold c()") if cursor.at_call else _read_constant(cursor)
+        if isinstance(value, bool) or not isinstance(value, (float, str)):
+            cursor.fail("expected a number or a string", start)
+        values.append(value)
+    cursor.take()
+    return tuple(values)
+
+
+def _read_coding(cursor: Cursor) -> Coding:
+    """Read ``Sum``, ``"sum"``, ``contr.sum``, ``Treatment("b")``, ``contr.treatment(3, base=2)``."""
+    token = cursor.take()
+    spelling = token.text[1:-1] if token.kind == "string" else token.text
+    if spelling not in _CODINGS:
+        cursor.fail(f"unknown coding {describe(token)}: use {', '.join(_CODINGS)}", token)
+    kind = _CODINGS[spelling]
+    reference: str | float | None = None
+    base: int | None = None
+    if token.kind == "name" and cursor.at("("):
+        cursor.take()
+        while not cursor.at(")"):
+            keyword = ""
+            if cursor.next.kind == "name" and cursor.next.text in ("reference", "base", "n"):
+                keyword = cursor.take().text
+                cursor.expect("=")
+            start = cursor.next
+            value = _read_option(cursor, "reference", _LABEL)
+            by_position = isinstance(value, float) and spelling.startswith("contr.")
+            if by_position and keyword == "base":
+                base = int(value)
+            elif kind != "treatment" and not by_position:
+                cursor.fail(f"{spelling} has no reference category", start)
+            elif not by_position and keyword != "n":  # a bare number in contr.*(n) is R's number of levels
+                reference = value if isinstance(value, (str, float)) else None
+            if not cursor.at(")"):
+                cursor.expect(",")
+        cursor.take()
+    return Coding(kind, reference, base)
