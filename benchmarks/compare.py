@@ -20,7 +20,8 @@ SIDES = ("base", "head")
 
 def main() -> None:
     options = _options()
-    print(f"{'problem':<9}{'implementation':<16}{'base s':>11}{'head s':>11}{'head/base':>11}{'criterion':>12}")
+    print(f"{'':<25}{'median seconds':>22}{'head / base':>22}{'criterion':>12}")
+    print(f"{'problem':<9}{'from':<16}{'base':>11}{'head':>11}{'medians':>11}{'minima':>11}{'head − base':>12}")
     for problem in options.problems:
         for implementation in OURS:
             print(f"{problem:<9}{implementation:<16}{_compared(problem, implementation, options)}", flush=True)
@@ -45,8 +46,9 @@ def _compared(problem: str, implementation: str, options: argparse.Namespace) ->
     except subprocess.CalledProcessError as error:
         return f"  {side} failed: {(error.stderr.strip() or 'no message').splitlines()[-1]}"
     base, head = (statistics.median(statistics.median(run["seconds"]) for run in runs[side]) for side in SIDES)
+    least_base, least_head = (min(min(run["seconds"]) for run in runs[side]) for side in SIDES)
     change = runs["head"][0]["criterion"] - runs["base"][0]["criterion"]
-    return f"{base:>11.6f}{head:>11.6f}{head / base:>11.3f}{change:>+12.1e}"
+    return f"{base:>11.6f}{head:>11.6f}{head / base:>11.3f}{least_head / least_base:>11.3f}{change:>+12.1e}"
 
 
 def _measured(python: str, problem: str, implementation: str, folder: Path) -> dict[str, Any]:

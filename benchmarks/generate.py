@@ -17,7 +17,7 @@ def rounded(columns: Columns) -> Columns:
 def lognormal_sizes(rng: np.random.Generator, n: int, groups: int, spread: float, least: int) -> np.ndarray:
     """Return unequal group sizes, each at least `least`, that add to n."""
     weights = rng.lognormal(0, spread, groups)
-    sizes = np.maximum(least, np.floor(weights / weights.sum() * n)).astype(int)
+    sizes: np.ndarray = np.maximum(least, np.floor(weights / weights.sum() * n)).astype(int)
     while sizes.sum() > n:
         i = np.argmax(sizes)
         sizes[i] -= min(sizes[i] - least, sizes.sum() - n)
@@ -28,7 +28,7 @@ def lognormal_sizes(rng: np.random.Generator, n: int, groups: int, spread: float
 
 def small_sizes(rng: np.random.Generator, n: int, groups: int) -> np.ndarray:
     """Return Poisson group sizes, each at least 1, that add to n."""
-    sizes = 1 + rng.poisson(n / groups - 1, groups)
+    sizes: np.ndarray = 1 + rng.poisson(n / groups - 1, groups)
     while sizes.sum() != n:
         missing = n - sizes.sum()
         chosen = np.unique(rng.integers(0, groups, abs(missing)))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -147,7 +148,7 @@ def load(name: str, folder: Path) -> Problem:
         return Problem(MODELS[name], pd.DataFrame({column: columns[column] for column in columns.files}))
 
 
-def _store(file: Path, columns: Columns) -> None:
+def _store(file: Path, columns: dict[str, Any]) -> None:
     """Write under another name first: an interrupted run leaves no half file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f"{file.stem}.{os.getpid()}.npz")

@@ -99,9 +99,14 @@ def _note(record: Record) -> str:
     return "; ".join(notes)
 
 
+def _shown(records: Records) -> list[Record]:
+    """Leave out the machine's limit where it is not measured: it is no package of which something could be missing."""
+    return [record for record in records.values() if record.implementation != LIMIT or not record.status]
+
+
 def _print_times(records: Records) -> None:
     print(f"  {'implementation':<18}{'version':<10}{'median s':>11}{'min s':>11}{'calls':>7}{'− optimum':>12}")
-    for record in records.values():
+    for record in _shown(records):
         if not record.seconds:
             print(f"  {record.implementation:<18}{record.version:<10}{_note(record)}")
             continue
@@ -126,7 +131,7 @@ def _print_ratios(records: Records) -> None:
 
 def _print_memory(records: Records) -> None:
     print(f"  {'implementation':<18}{'version':<10}{'peak MiB':>11}{'/ design':>11}{'− optimum':>12}")
-    for record in records.values():
+    for record in _shown(records):
         if record.memory is None:
             print(f"  {record.implementation:<18}{record.version:<10}{_note(record)}")
             continue

@@ -63,9 +63,7 @@ def run_memory(to_parent: Connection, name: str, folder: Path, implementation: s
     to_parent.send(("end", "", 1))
 
 
-def _load(
-    to_parent: Connection, name: str, folder: Path, implementations: list[str]
-) -> problems.Problem | None:
+def _load(to_parent: Connection, name: str, folder: Path, implementations: list[str]) -> problems.Problem | None:
     try:
         return problems.load(name, folder)
     except Exception as error:

@@ -326,6 +326,11 @@ cdef class Criterion:
         """(m_D, m_D) tr(P V_a P V_b) in the entries of all D, as left by the last `derivatives` or `quadratic_forms`."""
         return np.array(self.trace)
 
+    @property
+    def second_derivatives(self):
+        """(m_D, m_D) second derivatives in the entries of all D, as left by the last `derivatives`."""
+        return np.array(self.average)
+
     def quadratic_forms(self):
         """Return what MINQUE needs, at the θ of the last `value`, in the directions E_a of the entries of all D.
 

@@ -21,7 +21,7 @@ cdef class Forest:
     cdef double[::1] cov                 # packed D
     cdef readonly object total           # (p + 1, p + 1): [X y]'[X y]
     cdef double[:, ::1] total_view
-    cdef double[:, ::1] partial          # BATCH x what a chunk returns
+    cdef double[:, ::1] partial          # chunks x what a chunk returns
 
     cdef Py_ssize_t _carve(self, Py_ssize_t k, Scratch *sc, double *room) noexcept
     cdef int ready(self, int threads) except -1

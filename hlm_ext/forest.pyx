@@ -4,7 +4,6 @@
 the others given the root, so chunks of top units run in parallel; their partial results are added in order.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
 from cython.parallel cimport prange, threadid
 from libc.math cimport log
 from libc.stdlib cimport calloc, free
@@ -13,7 +12,7 @@ from libc.string cimport memset
 import numpy as np
 
 from hlm_ext.moments cimport siblings
-from hlm_ext.partition cimport BATCH, chunk_count, threads_for
+from hlm_ext.partition cimport MAX_CHUNKS, Interrupt, chunk_count, threads_for
 from hlm_ext.peel cimport eliminate
 from hlm_ext.status cimport OK, Failure
 from hlm_ext.tree cimport PANEL_ROWS, Level, Scratch, Walk
@@ -103,17 +102,17 @@ cdef class Forest:
     def _plan(self, list children):
         """Cut the top units into chunks and size the scratch."""
         cdef Py_ssize_t k, size = 0
-        self.bounds = self._cuts(children)
-        self.chunks = self.bounds.shape[0] - 1
+        cdef Py_ssize_t root = round_up(self.p + 1), side = self.p + 1
         for k in range(self.depth):
             size += self._carve(k, NULL, NULL)
         self.scratch_size = size
-        cdef Py_ssize_t root = round_up(self.p + 1), side = self.p + 1
         size = max(root * root, 2 * self.packed + 2 * self.m * self.m + self.m * side * side)
-        self.partial = np.zeros((min(self.chunks, <Py_ssize_t> BATCH), size))
+        self.bounds = self._cuts(children, size)
+        self.chunks = self.bounds.shape[0] - 1
+        self.partial = np.zeros((self.chunks, size))
 
-    def _cuts(self, list children):
-        """Top units at which chunks of about equal numbers of levels begin."""
+    def _cuts(self, list children, Py_ssize_t partial):
+        """Top units at which chunks of about equal numbers of levels begin; each returns `partial` doubles."""
         blocks = self.keep[:self.depth]
         if sum([block.shape[0] for block in blocks]) < 512:
             return np.array([0, self.levels[self.depth - 1].J if self.depth else 0], dtype=np.intp)
@@ -122,7 +121,7 @@ cdef class Forest:
             counts = np.add.reduceat(counts, first[:len(first) - 1]) + 1
         work = np.cumsum(counts)
         total = work[len(work) - 1]
-        chunks = chunk_count(<Py_ssize_t> total, 256)
+        chunks = chunk_count(<Py_ssize_t> total, 256, partial)
         goals = total * np.arange(1, chunks) / chunks
         return np.unique(np.r_[0, np.searchsorted(work, goals), len(work)]).astype(np.intp)
 
@@ -191,34 +190,35 @@ cdef class Forest:
     cdef Failure factor_into(self, double[:, ::1] schur, double *logdet) except *:
         """schur := S (upper triangle) = [X y]'V⁻¹[X y], logdet := log|M|, at the covariances set before."""
         cdef Failure failure = Failure(OK, -1, -1, -1)
-        cdef Py_ssize_t side = self.p + 1, root = round_up(side), batch, c, i, j, n
-        cdef int threads = threads_for(min(self.chunks, BATCH))
-        cdef Walk[BATCH] walks
+        cdef Py_ssize_t side = self.p + 1, root = round_up(side), c, i, j
+        cdef int threads = threads_for(self.chunks)
+        cdef Walk[MAX_CHUNKS] walks
+        cdef Interrupt interrupt = Interrupt()
         cdef double *into
         logdet[0] = 0
         schur[:, :] = self.total_view
         if self.depth == 0:
             return failure
         self.ready(threads)
-        for batch in range(0, self.chunks, BATCH):
-            n = min(BATCH, self.chunks - batch)
-            memset(walks, 0, sizeof(walks))
-            if threads == 1:
-                with nogil:
-                    for c in range(n):
-                        self.factor_chunk(&walks[c], batch + c, 0, &self.partial[c, 0])
-            else:
-                for c in prange(n, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
-                    self.factor_chunk(&walks[c], batch + c, threadid(), &self.partial[c, 0])
-            for c in range(n):
-                if walks[c].failure.status != OK:
-                    return walks[c].failure
-                logdet[0] += 2 * (walks[c].logdet + log(walks[c].product))
-                into = &self.partial[c, 0]
-                for i in range(side):
-                    for j in range(i, side):
-                        schur[i, j] -= into[i * root + j]
-            PyErr_CheckSignals()
+        memset(walks, 0, self.chunks * sizeof(Walk))
+        if threads == 1:
+            with nogil:
+                for c in range(self.chunks):
+                    if not interrupt.stop(0):
+                        self.factor_chunk(&walks[c], c, 0, &self.partial[c, 0])
+        else:
+            for c in prange(self.chunks, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
+                if not interrupt.stop(threadid()):
+                    self.factor_chunk(&walks[c], c, threadid(), &self.partial[c, 0])
+        interrupt.check()
+        for c in range(self.chunks):
+            if walks[c].failure.status != OK:
+                return walks[c].failure
+            logdet[0] += 2 * (walks[c].logdet + log(walks[c].product))
+            into = &self.partial[c, 0]
+            for i in range(side):
+                for j in range(i, side):
+                    schur[i, j] -= into[i * root + j]
         return failure
 
     cdef void factor_chunk(self, Walk *walk, Py_ssize_t chunk, Py_ssize_t thread, double *into) noexcept nogil:
@@ -237,9 +237,10 @@ cdef class Forest:
         post, outer: packed q x q per factor. trace, average: m x m, lower triangle. tangent: m x (p + 1)².
         """
         cdef Failure failure = Failure(OK, -1, -1, -1)
-        cdef Py_ssize_t batch, c, i, n, m2 = self.m * self.m, side2 = (self.p + 1) * (self.p + 1)
-        cdef int threads = threads_for(min(self.chunks, BATCH))
-        cdef Walk[BATCH] walks
+        cdef Py_ssize_t c, i, m2 = self.m * self.m, side2 = (self.p + 1) * (self.p + 1)
+        cdef int threads = threads_for(self.chunks)
+        cdef Walk[MAX_CHUNKS] walks
+        cdef Interrupt interrupt = Interrupt()
         cdef double *part
         post[:] = 0
         outer[:] = 0
@@ -250,37 +251,37 @@ cdef class Forest:
         if self.depth == 0:
             return failure
         self.ready(threads)
-        for batch in range(0, self.chunks, BATCH):
-            n = min(BATCH, self.chunks - batch)
-            memset(walks, 0, sizeof(walks))
-            for c in range(n):
-                walks[c].second = second
-                walks[c].omega_zero = omega_zero
-                walks[c].effects = effects
-                walks[c].covariances = covariances
-            if threads == 1:
-                with nogil:
-                    for c in range(n):
-                        self.moments_chunk(&walks[c], batch + c, 0, &self.partial[c, 0], e, omega)
-            else:
-                for c in prange(n, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
-                    self.moments_chunk(&walks[c], batch + c, threadid(), &self.partial[c, 0], e, omega)
-            for c in range(n):
-                if walks[c].failure.status != OK:
-                    return walks[c].failure
-                part = &self.partial[c, 0]
-                for i in range(self.packed):
-                    post[i] += part[i]
-                    outer[i] += part[self.packed + i]
-                if second:
-                    part += 2 * self.packed
-                    for i in range(m2):
-                        (&trace[0, 0])[i] += part[i]
-                        (&average[0, 0])[i] += part[m2 + i]
-                    part += 2 * m2
-                    for i in range(self.m * side2):
-                        (&tangent[0, 0])[i] += part[i]
-            PyErr_CheckSignals()
+        memset(walks, 0, self.chunks * sizeof(Walk))
+        for c in range(self.chunks):
+            walks[c].second = second
+            walks[c].omega_zero = omega_zero
+            walks[c].effects = effects
+            walks[c].covariances = covariances
+        if threads == 1:
+            with nogil:
+                for c in range(self.chunks):
+                    if not interrupt.stop(0):
+                        self.moments_chunk(&walks[c], c, 0, &self.partial[c, 0], e, omega)
+        else:
+            for c in prange(self.chunks, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
+                if not interrupt.stop(threadid()):
+                    self.moments_chunk(&walks[c], c, threadid(), &self.partial[c, 0], e, omega)
+        interrupt.check()
+        for c in range(self.chunks):
+            if walks[c].failure.status != OK:
+                return walks[c].failure
+            part = &self.partial[c, 0]
+            for i in range(self.packed):
+                post[i] += part[i]
+                outer[i] += part[self.packed + i]
+            if second:
+                part += 2 * self.packed
+                for i in range(m2):
+                    (&trace[0, 0])[i] += part[i]
+                    (&average[0, 0])[i] += part[m2 + i]
+                part += 2 * m2
+                for i in range(self.m * side2):
+                    (&tangent[0, 0])[i] += part[i]
         return failure
 
     cdef void moments_chunk(self, Walk *walk, Py_ssize_t chunk, Py_ssize_t thread, double *part, const double *e,

@@ -1,6 +1,5 @@
 """Rows to sufficient statistics (MATH: kernel 1): a first look that shifts and scales, then one pass of products."""
 
-from cpython.exc cimport PyErr_CheckSignals
 from cython.parallel cimport prange, threadid
 from libc.math cimport sqrt
 from libc.string cimport memset
@@ -8,7 +7,7 @@ from libc.string cimport memset
 import numpy as np
 
 from hlm_ext.columns cimport Column, Columns
-from hlm_ext.partition cimport BATCH, chunk_count, threads_for
+from hlm_ext.partition cimport Interrupt, chunk_count, threads_for
 from hlm_ext.tree cimport hlm_axpy, hlm_rank_update, hlm_select_update
 
 cdef enum:
@@ -54,21 +53,21 @@ def scan(Columns columns not None):
     spread : (C,) float64
         Standard deviation of each column (about the mean, divisor n); exactly 0 for a constant column.
     """
-    cdef Py_ssize_t n = columns.rows, count = columns.count, chunks, c, j, block, hi, batch, size
-    cdef int threads
-    chunks = chunk_count(n * count, 65536)
-    threads = threads_for(chunks)
+    cdef Py_ssize_t n = columns.rows, count = columns.count, c, j
+    cdef Py_ssize_t chunks = chunk_count(n * count, 65536, 2 * count)
+    cdef int threads = threads_for(chunks)
+    cdef Interrupt interrupt = Interrupt()
     cdef double[:, :, ::1] sums = np.zeros((chunks, count, 2))
-    for batch in range(0, chunks, BATCH):
-        size = min(BATCH, chunks - batch)
-        if threads == 1:
-            with nogil:
-                for c in range(batch, batch + size):
+    if threads == 1:
+        with nogil:
+            for c in range(chunks):
+                if not interrupt.stop(0):
                     look_chunk(columns.at, count, n * c // chunks, n * (c + 1) // chunks, &sums[c, 0, 0])
-        else:
-            for c in prange(batch, batch + size, nogil=True, schedule="static", chunksize=1, num_threads=threads):
+    else:
+        for c in prange(chunks, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
+            if not interrupt.stop(threadid()):
                 look_chunk(columns.at, count, n * c // chunks, n * (c + 1) // chunks, &sums[c, 0, 0])
-        PyErr_CheckSignals()
+    interrupt.check()
     mean = np.empty(count)
     spread = np.empty(count)
     cdef double[::1] mean_view = mean, spread_view = spread
@@ -171,7 +170,7 @@ def gather(Columns columns not None, const Py_ssize_t[::1] order, const Py_ssize
         W is C rounded up to a multiple of 8; columns from C on are 0.
     """
     cdef Py_ssize_t n = columns.rows, count = columns.count, w = (count + 7) // 8 * 8, leaves = first.shape[0] - 1
-    cdef Py_ssize_t q = selected.shape[0], chunks, batch, size, c, i, j, lo
+    cdef Py_ssize_t q = selected.shape[0], chunks, c, i, j
     if (order is not None and order.shape[0] != n) or (weights is not None and weights.shape[0] != n):
         raise ValueError(f"order and weights must have {n} entries")
     if shift.shape[0] != count or factor.shape[0] != count:
@@ -181,18 +180,19 @@ def gather(Columns columns not None, const Py_ssize_t[::1] order, const Py_ssize
     for i in range(q):
         if not 0 <= selected[i] < count:
             raise ValueError("selected names a column that is not there")
-    chunks = chunk_count(n, 4096)
+    chunks = chunk_count(n, 4096, w * w)
     cuts = np.array([0, leaves], dtype=np.intp)
     if chunks > 1:
         cuts = np.unique(np.r_[cuts, np.searchsorted(first, n * np.arange(1, chunks) // chunks)]).astype(np.intp)
     chunks = len(cuts) - 1
-    cdef int threads = threads_for(min(chunks, BATCH))
+    cdef int threads = threads_for(chunks)
     cdef const Py_ssize_t[::1] bounds = cuts
     products = np.zeros((leaves, max(q, 1), w))
     total = np.zeros((count, count))
     cdef double[:, :, ::1] products_view = products
-    cdef double[:, ::1] total_view = total, partial = np.zeros((min(chunks, BATCH), w * w))
+    cdef double[:, ::1] total_view = total, partial = np.zeros((chunks, w * w))
     cdef double[:, ::1] panels = np.zeros((threads, ROWS * w))
+    cdef Interrupt interrupt = Interrupt()
     cdef const Py_ssize_t *rows = NULL
     cdef const double *weight = NULL
     cdef const Py_ssize_t *select = NULL
@@ -202,24 +202,22 @@ def gather(Columns columns not None, const Py_ssize_t[::1] order, const Py_ssize
         weight = &weights[0]
     if q:
         select = &selected[0]
-    for batch in range(0, chunks, BATCH):
-        size = min(BATCH, chunks - batch)
-        partial[:, :] = 0
-        if threads == 1:
-            with nogil:
-                for c in range(size):
-                    gather_chunk(columns.at, count, rows, &first[0], bounds[batch + c], bounds[batch + c + 1], &shift[0],
-                                 &factor[0], weight, q, select, w, &panels[0, 0], &products_view[0, 0, 0], &partial[c, 0])
-        else:
-            for c in prange(size, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
-                gather_chunk(columns.at, count, rows, &first[0], bounds[batch + c], bounds[batch + c + 1], &shift[0],
-                             &factor[0], weight, q, select, w, &panels[threadid(), 0], &products_view[0, 0, 0],
-                             &partial[c, 0])
-        for c in range(size):
-            for i in range(count):
-                for j in range(i, count):
-                    total_view[i, j] += partial[c, i * w + j]
-        PyErr_CheckSignals()
+    if threads == 1:
+        with nogil:
+            for c in range(chunks):
+                if not interrupt.stop(0):
+                    gather_chunk(columns.at, count, rows, &first[0], bounds[c], bounds[c + 1], &shift[0], &factor[0],
+                                 weight, q, select, w, &panels[0, 0], &products_view[0, 0, 0], &partial[c, 0])
+    else:
+        for c in prange(chunks, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
+            if not interrupt.stop(threadid()):
+                gather_chunk(columns.at, count, rows, &first[0], bounds[c], bounds[c + 1], &shift[0], &factor[0],
+                             weight, q, select, w, &panels[threadid(), 0], &products_view[0, 0, 0], &partial[c, 0])
+    interrupt.check()
+    for c in range(chunks):
+        for i in range(count):
+            for j in range(i, count):
+                total_view[i, j] += partial[c, i * w + j]
     for i in range(count):
         for j in range(i):
             total_view[i, j] = total_view[j, i]
@@ -264,7 +262,7 @@ def transform(const double[:, :, :] products not None, const double[:, ::1] left
     cdef const double[:, :, ::1] source = np.ascontiguousarray(products)
     out = np.empty((J, q, w))
     cdef double[:, :, ::1] view = out
-    chunks = chunk_count(J, 256)
+    chunks = chunk_count(J, 256, 0)
     cdef int threads = threads_for(chunks)
     cdef double[:, ::1] room = np.empty((threads, Q * w))
     if threads == 1:

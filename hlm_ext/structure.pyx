@@ -41,6 +41,22 @@ def first_rows(const Py_ssize_t[::1] codes not None, Py_ssize_t J):
     return out
 
 
+def appearance(const Py_ssize_t[::1] codes not None, Py_ssize_t J):
+    """Return (J,) intp: the levels in the order in which they first appear; every level must."""
+    cdef Py_ssize_t n = codes.shape[0], i, found = 0
+    out = np.empty(J, dtype=np.intp)
+    cdef Py_ssize_t[::1] levels = out
+    cdef unsigned char[::1] seen = np.zeros(J + 1, dtype=np.uint8)
+    for i in range(n):
+        if not seen[codes[i]]:
+            seen[codes[i]] = 1
+            levels[found] = codes[i]
+            found += 1
+    if found != J:
+        raise ValueError(f"{J - found} of {J} levels have no rows")
+    return out
+
+
 def parents(const Py_ssize_t[::1] child not None, const Py_ssize_t[::1] first not None, const Py_ssize_t[::1] parent not None):
     """Find the one level of `parent` that each level of `child` lies in.
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import hlm
-
 from peers import Result
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.errors import DesignError, show
-from hlm_ext.structure import compact_codes, first_rows, parents, sort_rows
+from hlm_ext.structure import appearance, compact_codes, first_rows, parents, sort_rows
 
 Codes = npt.NDArray[np.intp]
 
@@ -102,22 +103,19 @@ def find_hierarchy(codes: list[Codes], labels: list[pd.Index], names: list[str],
     if not codes:
         return Hierarchy((), (), (), None, np.array([0, n], dtype=np.intp))
     order = sorted(range(len(codes)), key=lambda k: -len(labels[k]))
-    firsts = [first_rows(codes[k], len(labels[k])) for k in order]
-    above: list[Codes] = []
-    for below in range(len(order) - 1):
-        child, parent = order[below], order[below + 1]
-        of, row = parents(codes[child], firsts[below], codes[parent])
-        if row >= 0:
-            raise _crossed(codes, labels, names, child, parent, of, row)
-        above.append(of)
-    keys = [firsts[0]]
-    of = np.arange(len(firsts[0]))
-    for up, link in enumerate(above):
-        of = link[of]
-        keys.append(firsts[up + 1][of])
-    leaves = np.lexsort(keys) if len(keys) > 1 else np.argsort(firsts[0], kind="stable")
-    levels, children = [leaves.astype(np.intp)], []
-    for link in above:
+    links = _links(codes, labels, names, order)
+    leaves = appearance(codes[order[0]], len(labels[order[0]]))
+    if links:
+        keys = [np.arange(len(leaves))]
+        of = leaves
+        for link in links:
+            of = link[of]
+            rank = np.full(len(labels[order[len(keys)]]), len(leaves))
+            np.minimum.at(rank, of, np.arange(len(leaves)))
+            keys.append(rank[of])
+        leaves = leaves[np.lexsort(keys)]
+    levels, children = [leaves], []
+    for link in links:
         parent_of = link[levels[-1]]
         starts = np.flatnonzero(np.r_[True, parent_of[1:] != parent_of[:-1]])
         children.append(np.r_[starts, len(parent_of)].astype(np.intp))
@@ -126,6 +124,17 @@ def find_hierarchy(codes: list[Codes], labels: list[pd.Index], names: list[str],
     position[leaves] = np.arange(len(leaves))
     rows, first = sort_rows(codes[order[0]], position)
     return Hierarchy(tuple(order), tuple(levels), tuple(children), rows, first)
+
+
+def _links(codes: list[Codes], labels: list[pd.Index], names: list[str], order: list[int]) -> list[Codes]:
+    """Return for each factor of `order` but the last the parent of each level, or raise when two are crossed."""
+    links = []
+    for child, parent in pairwise(order):
+        of, row = parents(codes[child], first_rows(codes[child], len(labels[child])), codes[parent])
+        if row >= 0:
+            raise _crossed(codes, labels, names, child, parent, of, row)
+        links.append(of)
+    return links
 
 
 def _crossed(

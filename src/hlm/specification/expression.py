@@ -1,4 +1,4 @@
-"""Tokens and arithmetic of formulas: reads ``log(x)``, ``I(x^2)``, ``poly(x, 2)`` into a frozen tree, never into code."""
+"""Tokens and arithmetic of formulas: ``log(x)``, ``I(x^2)``, ``poly(x, 2)`` become a frozen tree, never code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _BINDING = {"+": 1, "-": 1, "*": 2, "/": 2, "^": 4, "**": 4}
 _UNARY_BINDING = 3  # -x^2 is -(x^2), -x*y is (-x)*y
 _FLAGS = {"TRUE": True, "True": True, "T": True, "FALSE": False, "False": False, "F": False}
 
-_DATA, _NUMBER, _FLAG, _SETTING, _VECTOR, _LABELS, _CODING, _LABEL = range(8)
+_DATA, _NUMBER, _FLAG, _SETTING = "data", "number", "flag", "setting"
+_VECTOR, _LABELS, _CODING, _LABEL = "vector", "labels", "coding", "label"
 _KIND_NAMES = {
     _NUMBER: "a number",
     _FLAG: "TRUE or FALSE",
@@ -39,16 +40,17 @@ _KIND_NAMES = {
 }
 
 # parameters in R's order (formulaic's for `cr`); the first is data, the others are constants
-_SPLINE_BOUNDS = {"Boundary.knots": _VECTOR, "lower_bound": _NUMBER, "upper_bound": _NUMBER}
+_BOUNDS = {"lower_bound": _NUMBER, "upper_bound": _NUMBER}
+_SPLINE_BOUNDS = {"Boundary.knots": _VECTOR, **_BOUNDS}
 _ELEMENTWISE = ("I", "log2", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "sin", "cos", "tan", "center", "offset")
-FUNCTIONS: dict[str, dict[str, int]] = {
+FUNCTIONS: dict[str, dict[str, str]] = {
     **{name: {"x": _DATA} for name in _ELEMENTWISE},
     "log": {"x": _DATA, "base": _NUMBER},
     "scale": {"x": _DATA, "center": _SETTING, "scale": _SETTING},
     "poly": {"x": _DATA, "degree": _NUMBER, "raw": _FLAG},
     "bs": {"x": _DATA, "df": _NUMBER, "knots": _VECTOR, "degree": _NUMBER, "intercept": _FLAG, **_SPLINE_BOUNDS},
     "ns": {"x": _DATA, "df": _NUMBER, "knots": _VECTOR, "intercept": _FLAG, **_SPLINE_BOUNDS},
-    "cr": {"x": _DATA, "df": _NUMBER, "knots": _VECTOR, **_SPLINE_BOUNDS},
+    "cr": {"x": _DATA, "df": _NUMBER, "knots": _VECTOR, **_BOUNDS, "constraints": _LABEL},
     "C": {"x": _DATA, "coding": _CODING, "base": _NUMBER},
     "factor": {"x": _DATA, "levels": _LABELS},
     "as.factor": {"x": _DATA},
@@ -369,7 +371,7 @@ def read_call(cursor: Cursor) -> Call:
     return Call(f"{name.text}({', '.join(shown)})", name.position, name.text, argument, tuple(options.items()))
 
 
-def _read_parameter(cursor: Cursor, function: str, parameters: dict[str, int], given: dict[str, Option]) -> str:
+def _read_parameter(cursor: Cursor, function: str, parameters: dict[str, str], given: dict[str, Option]) -> str:
     """Return the parameter that the next option sets: by its keyword, else the first one not yet given."""
     token = cursor.next
     if token.kind == "name" and cursor.tokens[cursor.index + 1].text == "=":
@@ -393,7 +395,7 @@ def _spelling(tokens: list[Token]) -> str:
     return "".join(parts)
 
 
-def _read_option(cursor: Cursor, parameter: str, kind: int) -> Option:
+def _read_option(cursor: Cursor, parameter: str, kind: str) -> Option:
     start = cursor.next
     value = _read_coding(cursor) if kind == _CODING else _read_constant(cursor)
     is_number = isinstance(value, float)
@@ -467,7 +469,7 @@ def _read_coding(cursor: Cursor) -> Coding:
             start = cursor.next
             value = _read_option(cursor, "reference", _LABEL)
             by_position = isinstance(value, float) and spelling.startswith("contr.")
-            if by_position and keyword == "base":
+            if isinstance(value, float) and by_position and keyword == "base":
                 base = int(value)
             elif kind != "treatment" and not by_position:
                 cursor.fail(f"{spelling} has no reference category", start)

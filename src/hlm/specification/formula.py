@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hlm.errors import DataTypeError, FormulaError
 from hlm.specification.expression import (
@@ -115,6 +116,11 @@ def parse(text: str) -> Formula:
         raise DataTypeError(f"formula must be a string, got {type(text).__name__}")
     if not text.strip():
         raise FormulaError("empty formula: write it as 'response ~ terms + (terms | group)'", position=0)
+    return _parse(text)
+
+
+@lru_cache(maxsize=128)
+def _parse(text: str) -> Formula:
     cursor = Cursor(text)
     response = _read_response(cursor)
     algebra = _Algebra(cursor)
@@ -153,8 +159,8 @@ def _read_response(cursor: Cursor) -> Expression:
 class _Algebra:
     """Wilkinson and Rogers's algebra of terms on bit masks: bit k of a term stands for the k-th variable met.
 
-    A set of terms is a dict of masks, in order. The empty mask is the intercept's own term; whether there is an intercept
-    at all is settled by the last 0 or 1 read, as in R.
+    A set of terms is a dict of masks, in order. The empty mask is the intercept's own term; whether there is an
+    intercept at all is settled by the last 0 or 1 read, as in R.
     """
 
     def __init__(self, cursor: Cursor, *, inside_random: bool = False) -> None:
@@ -245,7 +251,7 @@ class _Algebra:
     def _read_number(self) -> dict[int, None]:
         token = self.cursor.take()
         if token.text not in ("0", "1"):
-            self.cursor.fail(f"the number {token.text} is not a term: only 0 and 1 (no intercept, intercept) are", token)
+            self.cursor.fail(f"the number {token.text} is no term: only 0 and 1 (no intercept, intercept) are", token)
         one = token.text == "1"
         self.intercept = one == self._added
         return {0: None} if one else {}

@@ -1,0 +1,53 @@
+import numpy as np
+import numpy.typing as npt
+
+from hlm_ext.forest import Forest
+
+_Array = npt.NDArray[np.float64]
+
+class KernelError(ArithmeticError):
+    reason: str
+    factor: int
+    level: int
+    column: int
+
+class Criterion:
+    forest: Forest
+    m: int
+    reml: bool
+    freedom: float
+    constant: float
+    residual: float
+    logdet: float
+    logdet_x: float
+    evaluations: int
+    last: float
+    theta: _Array
+    def __init__(
+        self,
+        forest: Forest,
+        freedom: float,
+        reml: bool,
+        base: _Array,
+        entries: npt.NDArray[np.intp],
+        coefficients: _Array,
+        constant: float = 0.0,
+    ) -> None: ...
+    @property
+    def sigma2(self) -> float: ...
+    @property
+    def beta(self) -> _Array: ...
+    @property
+    def cross_inverse(self) -> _Array: ...
+    @property
+    def schur(self) -> _Array: ...
+    @property
+    def trace_products(self) -> _Array: ...
+    @property
+    def second_derivatives(self) -> _Array: ...
+    def value(self, theta: _Array) -> float: ...
+    def gradient(self) -> _Array: ...
+    def derivatives(self, information: str = "observed") -> tuple[_Array, _Array]: ...
+    def quadratic_forms(self) -> tuple[_Array, _Array, _Array]: ...
+    def moments(self) -> list[tuple[_Array, _Array]]: ...
+    def effects(self, covariances: bool = False, beta_known: bool = False) -> tuple[list[_Array], list[_Array] | None]: ...

@@ -1,0 +1,362 @@
+"""From terms and a frame to named columns, and the same columns for new rows.
+
+Arithmetic is ours; formulaic gives the splines, the contrast codings, and which factor of which term is coded with or
+without its reference so that columns are structurally independent. It only ever sees positions, never a user's text.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, reduce
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hlm.errors import DataError
+from hlm.specification.expression import BASES, CATEGORICAL, Call, Coding, Expression, Name
+from hlm.specification.formula import Terms
+from hlm.specification.transforms import State, basis, calculate
+from hlm.specification.values import category_codes, distinct, listed, must_be_numbers, numbers, read
+
+__all__ = ["Columns", "Encoder", "encode", "evaluate"]
+
+Array = npt.NDArray[np.float64]
+Named = list[tuple[str, Array]]
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Named columns.
+
+    Attributes
+    ----------
+    names : tuple of p str
+    values : tuple of p (n,) float64 arrays
+        Views of the frame's memory where possible (any stride of whole doubles); not to be written to.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[Array, ...]
+
+
+def encode(terms: Terms, frame: pd.DataFrame) -> tuple[Columns, Encoder]:
+    """Build the columns of terms and learn how to build them for new rows.
+
+    Parameters
+    ----------
+    terms : Terms
+    frame : DataFrame
+        n rows without missing values in the columns used.
+
+    Returns
+    -------
+    columns : Columns
+        The intercept, named "Intercept", first; then the terms in order, as R orders their columns.
+    encoder : Encoder
+
+    Raises
+    ------
+    DataError
+        A column that is not there, a category with nothing to compare it to, a transform that is not finite.
+    DataTypeError
+        A column that is neither numbers nor categories, or a category where a number is needed.
+    """
+    state: State = {}
+    factors: dict[Expression, _Numeric | _Category] = {}
+    read_values: dict[Expression, Any] = {}
+    for term in terms.terms:
+        for expression in term:
+            if expression not in factors:
+                factors[expression], read_values[expression] = _learn(expression, frame, state)
+    encoder = Encoder(terms.intercept, _products(terms, factors), factors, state)
+    columns = encoder._assemble(read_values, len(frame))
+    if len(set(columns.names)) < len(columns.names):
+        name = next(name for k, name in enumerate(columns.names) if name in columns.names[:k])
+        raise DataError(f"two columns of the model would be named '{name}': rename the one in the data", column=name)
+    return columns, encoder
+
+
+class Encoder:
+    """How columns were built from the training data: means, knots, categories, codings; made by `encode`."""
+
+    def __init__(
+        self,
+        intercept: bool,
+        products: tuple[_Product, ...],
+        factors: dict[Expression, _Numeric | _Category],
+        state: State,
+    ) -> None:
+        self._intercept = intercept
+        self._products = products
+        self._factors = factors
+        self._state = state
+
+    def encode(self, frame: pd.DataFrame) -> Columns:
+        """Build the same columns for new rows.
+
+        Parameters
+        ----------
+        frame : DataFrame
+            m rows; a missing value gives NaN in the columns that depend on it.
+
+        Returns
+        -------
+        Columns
+            As many as in training, of length m.
+
+        Raises
+        ------
+        DataError
+            A column that is not there, an unseen category, a transform that is not finite.
+        DataTypeError
+            A column that was numeric and is not.
+        """
+        values = {expression: factor.read(frame, self._state) for expression, factor in self._factors.items()}
+        return self._assemble(values, len(frame))
+
+    def _assemble(self, values: dict[Expression, Any], n: int) -> Columns:
+        named: Named = [("Intercept", np.ones(n))] if self._intercept else []
+        for product in self._products:
+            blocks = [self._factors[expression].columns(values[expression], reduced) for expression, reduced in product]
+            if len(blocks) == 1:
+                named += blocks[0]
+                continue
+            # R's order: the columns of the first factor vary fastest
+            for reverse in itertools.product(*reversed(blocks)):
+                parts = reverse[::-1]
+                named.append((":".join(name for name, _ in parts), reduce(np.multiply, (array for _, array in parts))))
+        return Columns(tuple(name for name, _ in named), tuple(array for _, array in named))
+
+
+def evaluate(expression: Expression, frame: pd.DataFrame, role: str = "response", state: State | None = None) -> Array:
+    """Evaluate a response or an offset.
+
+    Parameters
+    ----------
+    expression : Expression
+    frame : DataFrame
+        n rows.
+    role : str
+        What to call a bare column in messages.
+    state : dict, optional
+        Filled with what `center` and `scale` learn; pass the same one for new rows.
+
+    Returns
+    -------
+    (n,) float64 array
+        A view of the frame's memory for a bare float64 column.
+
+    Raises
+    ------
+    DataTypeError
+        If a column is not numeric.
+    DataError
+        If a column is not there, or the result is not finite where the columns are.
+    """
+    if isinstance(expression.node, Name):
+        return must_be_numbers(read(frame, expression.node.name), expression.node.name, role)
+    return _derive(expression, frame, {} if state is None else state)
+
+
+_Product = tuple[tuple[Expression, bool], ...]
+
+
+def _learn(expression: Expression, frame: pd.DataFrame, state: State) -> tuple[_Numeric | _Category, Any]:
+    """Return the factor that an expression is in these data, and its values there."""
+    node = expression.node
+    factor: _Numeric | _Category
+    if isinstance(node, Name):
+        stored = read(frame, node.name)
+        values = numbers(stored, node.name, "column")
+        if values is not None:
+            return _Numeric(expression), [values]
+        factor = _Category(expression, node.name, distinct(stored, node.name), Coding())
+    elif isinstance(node, Call) and node.function in CATEGORICAL:
+        factor = _learn_category(expression, node, frame)
+    else:
+        factor = _Numeric(expression)
+    return factor, factor.read(frame, state)
+
+
+def _learn_category(expression: Expression, node: Call, frame: pd.DataFrame) -> _Category:
+    if not isinstance(node.argument, Name):
+        raise DataError(f"{node.function}() takes a column, got {node.argument.text}")
+    column, options = node.argument.name, dict(node.options)
+    found = distinct(read(frame, column), column)
+    if "levels" in options:
+        levels = options["levels"] if isinstance(options["levels"], tuple) else (options["levels"],)
+        unlisted = [value for value in found.tolist() if value not in levels]
+        if unlisted:
+            message = f"column '{column}' holds {unlisted[0]!r}, which is not among the levels of {node.text}"
+            raise DataError(message, column=column)
+        order = found.get_indexer(pd.Index(levels))
+        found = found[order[order >= 0]]
+    coding = options.get("coding", Coding())
+    assert isinstance(coding, Coding)
+    if "base" in options:
+        coding = Coding(coding.kind, coding.reference, int(options["base"]))  # type: ignore[arg-type]
+    return _Category(expression, column, found, coding)
+
+
+class _Numeric:
+    """A number a row, or several (polynomials, splines)."""
+
+    def __init__(self, expression: Expression) -> None:
+        self.expression = expression
+
+    def read(self, frame: pd.DataFrame, state: State) -> list[Array]:
+        """Return the k columns of values."""
+        node = self.expression.node
+        if isinstance(node, Name):
+            return [must_be_numbers(read(frame, node.name), node.name, "column")]
+        values = _derive(self.expression, frame, state)
+        return [values] if values.ndim == 1 else list(values.T)
+
+    def columns(self, values: list[Array], reduced: bool) -> Named:
+        """Return names and columns."""
+        text, node = self.expression.text, self.expression.node
+        if isinstance(node, Call) and node.function in BASES:
+            return [(f"{text}[{k}]", column) for k, column in enumerate(values, 1)]
+        return [(text, values[0])]
+
+
+class _Category:
+    """Categories with their contrast coding."""
+
+    def __init__(self, expression: Expression, column: str, categories: pd.Index, coding: Coding) -> None:
+        self.expression = expression
+        self.column = column
+        self.categories = categories
+        self._coding = coding
+        self._tables: dict[bool, tuple[list[str], Array]] = {}
+
+    def read(self, frame: pd.DataFrame, state: State) -> npt.NDArray[np.intp]:
+        """Return the codes of the rows, -1 where missing."""
+        return category_codes(read(frame, self.column), self.categories, self.column)
+
+    def columns(self, codes: npt.NDArray[np.intp], reduced: bool) -> Named:
+        """Return names and columns, without the reference category if `reduced`."""
+        if reduced not in self._tables:
+            self._tables[reduced] = self._table(reduced)
+        names, table = self._tables[reduced]
+        return [(name, column[codes]) for name, column in zip(names, table, strict=True)]
+
+    def _table(self, reduced: bool) -> tuple[list[str], Array]:
+        """Names of the c columns and their (c, k + 1) values by category; the last one, NaN, is for a missing value."""
+        from formulaic.transforms import contrasts as codings
+
+        k = len(self.categories)
+        if reduced and k < 2:
+            message = f"column '{self.column}' has one category ({listed(self.categories)}): nothing to compare it with"
+            raise DataError(message, column=self.column)
+        kinds: dict[str, Callable[[], Any]] = {
+            "treatment": lambda: codings.TreatmentContrasts(base=self._reference()),
+            "sum": codings.SumContrasts,
+            "helmert": codings.HelmertContrasts,
+            "poly": codings.PolyContrasts,
+        }
+        contrasts, positions = kinds[self._coding.kind](), list(range(k))
+        style = contrasts.get_factor_format(positions, reduced_rank=reduced)
+        fields = contrasts.get_coding_column_names(positions, reduced_rank=reduced)
+        shown = (str(self.categories[field]) if isinstance(field, int) else field for field in fields)
+        names = [style.format(name=self.expression.text, field=field) for field in shown]
+        matrix = np.asarray(contrasts.get_coding_matrix(positions, reduced_rank=reduced), dtype=np.float64)
+        return names, np.hstack([matrix.T, np.full((len(names), 1), np.nan)])
+
+    def _reference(self) -> int:
+        """Position of the reference category of treatment coding."""
+        reference, base = self._coding.reference, self._coding.base
+        if reference is None:
+            position = 0 if base is None else base - 1
+            if 0 <= position < len(self.categories):
+                return position
+            message = f"base {base} of {self.expression.text} is not between 1 and {len(self.categories)}"
+            raise DataError(message, column=self.column)
+        for position, category in enumerate(self.categories.tolist()):
+            if category == reference or str(category) == reference:
+                return position
+        message = f"reference {reference!r} of {self.expression.text} is no category: {listed(self.categories)}"
+        raise DataError(message, column=self.column)
+
+
+def _products(terms: Terms, factors: dict[Expression, _Numeric | _Category]) -> tuple[_Product, ...]:
+    """Return what is to be multiplied: for each factor of a product, whether its reference category is left out."""
+    if not any(isinstance(factor, _Category) for factor in factors.values()):
+        return tuple(tuple((expression, False) for expression in term) for term in terms.terms)
+    expressions = list(factors)
+    position = {expression: k for k, expression in enumerate(expressions)}
+    shape = tuple(tuple(position[expression] for expression in term) for term in terms.terms)
+    categorical = tuple(isinstance(factor, _Category) for factor in factors.values())
+    return tuple(
+        tuple((expressions[k], reduced) for k, reduced in product)
+        for product in _full_rank(terms.intercept, shape, categorical)
+    )
+
+
+@lru_cache(maxsize=256)
+def _full_rank(
+    intercept: bool, terms: tuple[tuple[int, ...], ...], categorical: tuple[bool, ...]
+) -> tuple[tuple[tuple[int, bool], ...], ...]:
+    """Ask formulaic which factors to code without reference, on two made-up rows: the answer depends on kinds alone."""
+    from formulaic.formula import SimpleFormula
+    from formulaic.parser.types import Factor, Term
+
+    rows = {f"v{k}": pd.Categorical([0, 1]) if is_category else [0.0, 1.0] for k, is_category in enumerate(categorical)}
+    one = [Term([Factor("1", eval_method="literal")])] if intercept else []
+    products = [Term([Factor(f"v{k}", eval_method="lookup") for k in term]) for term in terms]
+    spec = SimpleFormula([*one, *products], _ordering="none").get_model_matrix(pd.DataFrame(rows)).model_spec
+    found = []
+    for structure in spec.structure:
+        for scoped in structure.scoped_terms:
+            product = tuple((int(part.factor.expr[1:]), bool(part.reduced)) for part in scoped.factors)
+            if product:  # the intercept is ours
+                found.append(product)
+    return tuple(found)
+
+
+def _derive(expression: Expression, frame: pd.DataFrame, state: State) -> Array:
+    """Evaluate a transform: (n,), or (n, k) for a basis."""
+    node, n = expression.node, len(frame)
+    inputs: dict[str, Array] = {}
+
+    def column(name: Name) -> Array | float:
+        if name.is_pi and not state.setdefault("pi", {"is_column": "pi" in frame.columns})["is_column"]:
+            return math.pi
+        if name.name not in inputs:
+            inputs[name.name] = must_be_numbers(read(frame, name.name), name.name, f"in {expression.text}, column")
+        return inputs[name.name]
+
+    with np.errstate(all="ignore"):
+        if isinstance(node, Call) and node.function in BASES:
+            argument = np.asarray(calculate(node.argument, column, state))
+            _check_finite(argument, node.argument.text, inputs)
+            result = basis(node, argument, state)
+        else:
+            result = np.asarray(calculate(node, column, state))
+    if result.ndim == 0:
+        result = np.full(n, result)
+    _check_finite(result, expression.text, inputs)
+    return result
+
+
+def _check_finite(result: Array, text: str, inputs: dict[str, Array]) -> None:
+    finite = np.isfinite(result)
+    if finite.all():
+        return
+    bad = ~(finite if finite.ndim == 1 else finite.all(axis=1))
+    for column, values in inputs.items():
+        infinite = np.isinf(values) & bad
+        if infinite.any():
+            count, row = int(infinite.sum()), int(np.argmax(infinite))
+            plural = "s" if count > 1 else ""
+            raise DataError(f"column '{column}' has {count} infinite value{plural} (row {row})", column=column, row=row)
+        bad &= ~np.isnan(values)
+    if bad.any():
+        count, row = int(bad.sum()), int(np.argmax(bad))
+        plural = "s" if count > 1 else ""
+        raise DataError(f"{text} is not finite in {count} row{plural} (first: row {row})", column=text, row=row)
