@@ -111,6 +111,8 @@ def complete_rows(
 
 
 def _check_names(names: pd.Index, columns: Sequence[str]) -> None:
+    if names.nlevels > 1:
+        raise DataError(f"the data have {names.nlevels} levels of column names: flatten them to one")
     for column in columns:
         if column not in names:
             raise _no_column(column, names)

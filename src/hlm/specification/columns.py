@@ -184,8 +184,7 @@ def _learn(expression: Expression, frame: pd.DataFrame, state: State) -> tuple[_
 
 
 def _learn_category(expression: Expression, node: Call, frame: pd.DataFrame) -> _Category:
-    if not isinstance(node.argument, Name):
-        raise DataError(f"{node.function}() takes a column, got {node.argument.text}")
+    assert isinstance(node.argument, Name)  # the parser's doing
     column, options = node.argument.name, dict(node.options)
     found = distinct(read(frame, column), column)
     if "levels" in options:

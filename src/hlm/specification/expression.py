@@ -359,6 +359,8 @@ def read_call(cursor: Cursor) -> Call:
     if cursor.next.text == "x" and cursor.tokens[cursor.index + 1].text == "=":
         cursor.index += 2
     argument = read_arithmetic(cursor)
+    if name.text in CATEGORICAL and not isinstance(argument, Name):
+        cursor.fail(f"{name.text}() takes a column, got {argument.text}", name)
     options: dict[str, Option] = {}
     shown = [argument.text]
     while cursor.at(","):

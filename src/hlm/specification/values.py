@@ -112,10 +112,11 @@ def distinct(values: Any, column: str) -> pd.Index:
         return used
     found = [value for value in pd.unique(pd.Series(values, copy=False)).tolist() if not pd.isna(value)]
     try:
-        return pd.Index(sorted(found), dtype=object if any(isinstance(value, str) for value in found) else None)
+        ordered: pd.Index = pd.Index(sorted(found), dtype=object if isinstance(next(iter(found), None), str) else None)
     except TypeError:
         types = ", ".join(sorted({type(value).__name__ for value in found}))
         raise DataTypeError(f"column '{column}' mixes types that have no order: {types}", column=column) from None
+    return ordered
 
 
 def category_codes(values: Any, categories: pd.Index, column: str) -> Codes:
