@@ -60,6 +60,7 @@ def _environment() -> dict[str, str]:
         "cpus": str(os.cpu_count()),
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "load": f"{os.getloadavg()[0]:.1f}",
     }
     limits = ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     return found | {name: os.environ[name] for name in limits if name in os.environ}

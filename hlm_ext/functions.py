@@ -73,7 +73,12 @@ def _prepare(
 
 
 def profile(
-    blocks: Sequence[Array], children: Sequence[Codes], total: Array, lambdas: Sequence[Array], n: int, reml: bool = True
+    blocks: Sequence[Array],
+    children: Sequence[Codes],
+    total: Array,
+    lambdas: Sequence[Array],
+    n: int,
+    reml: bool = True,
 ) -> Profile:
     """Factor the hierarchy at given covariances and profile β and σ² out.
 
@@ -120,7 +125,12 @@ def moments(
 
 
 def gradient(
-    blocks: Sequence[Array], children: Sequence[Codes], total: Array, lambdas: Sequence[Array], n: int, reml: bool = True
+    blocks: Sequence[Array],
+    children: Sequence[Codes],
+    total: Array,
+    lambdas: Sequence[Array],
+    n: int,
+    reml: bool = True,
 ) -> tuple[list[Array], list[Array]]:
     """Gradient of the criterion.
 

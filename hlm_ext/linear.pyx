@@ -58,6 +58,62 @@ def orthonormal(const double[:, ::1] gram not None, double aliased):
     return kept, inverse
 
 
+def scaled_columns(const double[::1] mean not None, const double[::1] factor not None,
+                   const double[::1] multiple not None, Py_ssize_t constant, const Py_ssize_t[::1] places not None,
+                   bint shifted=True):
+    """Express columns by those of a pool that were shifted and scaled: columns = pool · E · F.
+
+    Parameters
+    ----------
+    mean, factor : (C,) float64
+        The pool holds (x - mean) · factor.
+    multiple : (C,) float64
+        Value of a pool column that is constant (it is kept as 1), else 0.
+    constant : int
+        Position of a constant column in the pool, -1 without one.
+    places : (b,) intp
+        Positions of the columns in the pool.
+    shifted : bool
+        Whether a constant column among the b may undo the shift of those after it.
+
+    Returns
+    -------
+    E : (C, b) float64
+    G : (b, b) float64
+        F⁻¹.
+    d : (b,) float64
+        log|F| = Σ log|d|.
+    at : int
+        Position of the constant column among the b that undoes the shift, -1 if the shift is undone in E.
+
+    Notes
+    -----
+    Columns before the constant one are not shifted: whether they are aliased must not depend on it.
+    """
+    cdef Py_ssize_t C = mean.shape[0], b = places.shape[0], j, at = -1
+    E, G, d = np.zeros((C, b)), np.zeros((b, b)), np.empty(b)
+    cdef double[:, ::1] e = E, g = G
+    cdef double[::1] scale = d
+    for j in range(b):
+        if not 0 <= places[j] < C:
+            raise ValueError("places names a column that is not in the pool")
+        if multiple[places[j]] != 0:
+            e[constant, j] = 1
+            scale[j] = multiple[places[j]]
+            if shifted and at < 0:
+                at = j
+        else:
+            e[places[j], j] = 1
+            scale[j] = 1 / factor[places[j]]
+        g[j, j] = 1 / scale[j]
+    for j in range(b):
+        if at >= 0 and j > at:
+            g[at, j] -= mean[places[j]] / (scale[j] * scale[at])
+        elif constant >= 0:
+            e[constant, j] += mean[places[j]] * factor[places[j]]
+    return E, G, d, at
+
+
 def eigh(const double[:, :] matrix not None):
     """Eigenvalues, ascending, and eigenvectors (columns) of a small symmetric matrix; LAPACK's dsyev.
 

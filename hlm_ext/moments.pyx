@@ -215,6 +215,37 @@ cdef inline Py_ssize_t solved_width(Walk *walk, Py_ssize_t k) noexcept nogil:
     return walk.levels[k].w + (walk.levels[k].q if k > 0 or walk.covariances != NULL else 0)
 
 
+cdef void scalar_leaf(Walk *walk, Level *lv, Scratch *sc, Py_ssize_t l, const double *e, const double *omega,
+                      double *post, double *outer) noexcept nogil:
+    """`descend` for a leaf with one random column, by far the most common: the same numbers without matrices.
+
+    Leaves K in `solved`, after the place of T, as `descend` does.
+    """
+    cdef const double *front = lv.front + l * lv.w
+    cdef Py_ssize_t u = lv.u, n = lv.u - 1, i, j
+    cdef double shrink = 1 / (1 + front[0] * lv.cov[0]), T = shrink * front[0], t = 0, Q = 0, s
+    cdef double *K = sc.solved + 1
+    for i in range(u):
+        K[i] = shrink * front[1 + i]
+        t += K[i] * e[i]
+    if not (walk.omega_zero and walk.last == 0):
+        for i in range(n):
+            s = 0
+            for j in range(i):
+                s += omega[i * n + j] * K[j]
+            Q += K[i] * (2 * s + omega[i * n + i] * K[i])
+    sc.solved[0] = T
+    post[0] += T - Q
+    outer[0] += t * t
+    if walk.effects != NULL:
+        walk.effects[0][l] = lv.cov[0] * t
+    if walk.covariances != NULL:
+        walk.covariances[0][l] = lv.cov[0] * (shrink + Q * lv.cov[0])
+    if walk.second:
+        walk.trace[0] += (T - 2 * Q) * T
+        walk.average[0] += t * t * T
+
+
 cdef int descend(Walk *walk, Py_ssize_t k, Py_ssize_t l, const double *e, const double *omega,
                  double *tangent) noexcept nogil:
     """Moments of one level, then of all below it."""
@@ -288,7 +319,9 @@ cdef int siblings(Walk *walk, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi, const 
         memset(tangent, 0, (lv.offset + lv.m) * u * u * sizeof(double))
         memset(sc.pair, 0, ld * ld * sizeof(double))
     for l in range(lo, hi):
-        if descend(walk, k, l, e, omega, tangent):
+        if k == 0 and q == 1:
+            scalar_leaf(walk, lv, sc, l, e, omega, walk.post, walk.outer)
+        elif descend(walk, k, l, e, omega, tangent):
             return 1
         if walk.second:
             for i in range(q):

@@ -80,7 +80,9 @@ class Case:
         right = np.column_stack([self.X, self.y])
         for Z, codes in list(zip(self.Z, self.codes, strict=True))[::-1]:
             right = np.column_stack([Z, right])
-            blocks.insert(0, np.array([Z[codes == level].T @ right[codes == level] for level in range(codes.max() + 1)]))
+            blocks.insert(
+                0, np.array([Z[codes == level].T @ right[codes == level] for level in range(codes.max() + 1)])
+            )
         children = []
         for below, above in zip(self.codes[:-1], self.codes[1:], strict=True):
             parent = [above[below == level][0] for level in range(below.max() + 1)]
@@ -93,12 +95,19 @@ class Case:
         pairs = np.column_stack([entries, np.arange(len(entries))]).astype(np.intp).reshape(-1, 2)
         n, p = self.X.shape
         return Criterion(
-            Forest(blocks, children, total.T @ total), n - p if reml else n, reml, np.zeros(at), pairs, np.ones(len(entries))
+            Forest(blocks, children, total.T @ total),
+            n - p if reml else n,
+            reml,
+            np.zeros(at),
+            pairs,
+            np.ones(len(entries)),
         )
 
     def model(self) -> hlm.Model:
         """The same through the public door, factors named f0 (leaves), f1, …"""
-        random = [hlm.Random(codes, Z, name=f"f{k}") for k, (Z, codes) in enumerate(zip(self.Z, self.codes, strict=True))]
+        random = [
+            hlm.Random(codes, Z, name=f"f{k}") for k, (Z, codes) in enumerate(zip(self.Z, self.codes, strict=True))
+        ]
         return hlm.Model.from_arrays(self.y, self.X, random)
 
 

@@ -36,7 +36,9 @@ def test_fit_against_dense_algebra(name: str, reml: bool) -> None:
             np.testing.assert_allclose(fit.covariances[f"f{k}"], sigma2 * L @ L.T, rtol=1e-8, atol=1e-10)
             np.testing.assert_allclose(fit.random_effects[f"f{k}"], modes[k], rtol=1e-6, atol=1e-8)
             np.testing.assert_allclose(got[f"f{k}"], sigma2 * covariances[k], rtol=1e-6, atol=1e-8)
-    expected = case.X @ beta + sum((Z * m[c]).sum(axis=1) for Z, m, c in zip(case.Z, case.posterior(theta, True)[0], case.codes, strict=True))
+    expected = case.X @ beta + sum(
+        (Z * m[c]).sum(axis=1) for Z, m, c in zip(case.Z, case.posterior(theta, True)[0], case.codes, strict=True)
+    )
     np.testing.assert_allclose(fit.fittedvalues, expected, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(fit.resid + fit.fittedvalues, case.y, rtol=1e-12)
     np.testing.assert_allclose(fit.predict(), fit.fittedvalues, rtol=1e-12)
@@ -68,7 +70,8 @@ def test_without_random_effects_it_is_ols() -> None:
     assert ml.llf == pytest.approx(-25 * (1 + np.log(2 * np.pi * rss[0] / 50)), rel=1e-12)
     assert ml.converged
     assert not ml.is_singular
-    assert "OLS" not in str(ml) and "residual" in str(ml)
+    assert "OLS" not in str(ml)
+    assert "residual" in str(ml)
 
 
 def balanced_anova(between: float, seed: int = 0, J: int = 12, n: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +88,9 @@ def test_balanced_one_way_closed_form(method: str) -> None:
     between = 6 * table.mean().var()
     fit = hlm.Model.from_arrays(y, np.ones((72, 1)), [hlm.Random(groups)]).fit(method=method)
     assert fit.sigma**2 == pytest.approx(within, rel=1e-6 if method == "ecme" else 1e-10)
-    assert fit.covariances["g"].iloc[0, 0] == pytest.approx((between - within) / 6, rel=1e-4 if method == "ecme" else 1e-8)
+    assert fit.covariances["g"].iloc[0, 0] == pytest.approx(
+        (between - within) / 6, rel=1e-4 if method == "ecme" else 1e-8
+    )
 
 
 def test_negative_anova_estimate_is_a_singular_fit() -> None:
@@ -117,7 +122,8 @@ def test_perfect_correlation_is_singular_and_its_direction_is_named() -> None:
             found.append(fit)
             T = fit.covariances["g"].to_numpy()
             assert abs(T[0, 1] / np.sqrt(T[0, 0] * T[1, 1])) == pytest.approx(1, abs=1e-12)
-            assert "·a" in fit.flat_directions["g"][0] and "·b" in fit.flat_directions["g"][0]
+            assert "·a" in fit.flat_directions["g"][0]
+            assert "·b" in fit.flat_directions["g"][0]
     assert found, "one of the cases must be singular"
 
 
@@ -173,12 +179,17 @@ def test_constant_that_earlier_columns_add_up_to() -> None:
 def test_predict_from_arrays() -> None:
     case, fit = fitted("two nested")
     rows = np.arange(5)
-    new = (case.X[rows], [hlm.Random(c[rows], Z[rows], f"f{k}") for k, (c, Z) in enumerate(zip(case.codes, case.Z, strict=True))])
+    new = (
+        case.X[rows],
+        [hlm.Random(c[rows], Z[rows], f"f{k}") for k, (c, Z) in enumerate(zip(case.codes, case.Z, strict=True))],
+    )
     np.testing.assert_allclose(fit.predict(new), fit.fittedvalues[:5], rtol=1e-12)
     np.testing.assert_allclose(fit.predict(new, effects="population"), case.X[rows] @ fit.params, rtol=1e-12)
     top = fit.predict(new, effects=["f1"])
     modes = fit.random_effects["f1"].to_numpy()
-    np.testing.assert_allclose(top, case.X[rows] @ fit.params + (case.Z[1][rows] * modes[case.codes[1][rows]]).sum(axis=1))
+    np.testing.assert_allclose(
+        top, case.X[rows] @ fit.params + (case.Z[1][rows] * modes[case.codes[1][rows]]).sum(axis=1)
+    )
     unknown = (new[0], [hlm.Random(np.full(5, 10**6), case.Z[0][rows], "f0"), new[1][1]])
     with pytest.raises(hlm.DataError, match=r"1000000 of 'f0' \(row 0\)"):
         fit.predict(unknown)
@@ -223,7 +234,9 @@ def test_errors_name_what_is_wrong(change: object, error: type[Exception], messa
 def test_crossed_factors_are_refused_by_name() -> None:
     rng = np.random.default_rng(0)
     terms = [hlm.Random(np.arange(60) % 10, name="class"), hlm.Random(np.arange(60) // 20, name="school")]
-    with pytest.raises(hlm.DesignError, match="'class' is not nested in 'school': its level 0 occurs in 0 and in 1") as caught:
+    with pytest.raises(
+        hlm.DesignError, match="'class' is not nested in 'school': its level 0 occurs in 0 and in 1"
+    ) as caught:
         hlm.Model.from_arrays(rng.normal(size=60), np.ones((60, 1)), terms).fit()
     assert caught.value.column == "class"
 
@@ -237,7 +250,14 @@ def test_response_constant_within_groups_has_no_maximum() -> None:
 def test_summary_as_text_and_html() -> None:
     _, fit = fitted("two nested")
     text, html = str(fit), fit._repr_html_()
-    for word in ("Hierarchical linear model", "nested: rows in f0 in f1", "Certificate", "optimal", "residual", "Intercept"):
+    for word in (
+        "Hierarchical linear model",
+        "nested: rows in f0 in f1",
+        "Certificate",
+        "optimal",
+        "residual",
+        "Intercept",
+    ):
         assert word in text
         assert word in html
     assert html.count("<table>") == 3

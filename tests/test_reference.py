@@ -61,7 +61,9 @@ def test_criterion_and_information_criteria(reference: ReferenceModel) -> None:
     assert found.criterion == pytest.approx(result["criterion"], abs=criterion_tol)
     assert found.df_model == result["df"]
     for name in ("AIC", "BIC", "logLik"):
-        assert getattr(found, {"AIC": "aic", "BIC": "bic", "logLik": "llf"}[name]) == pytest.approx(result[name], abs=2e-6)
+        assert getattr(found, {"AIC": "aic", "BIC": "bic", "logLik": "llf"}[name]) == pytest.approx(
+            result[name], abs=2e-6
+        )
 
 
 @every
@@ -112,7 +114,9 @@ def test_conditional_modes_and_covariances(reference: ReferenceModel) -> None:
         if own.index.nlevels == 1:
             places = own.index.get_indexer(pd.Index([":".join(parts) for parts in labels]))
         else:
-            places = own.index.get_indexer(pd.MultiIndex.from_tuples([tuple(reversed(p) if turned else p) for p in labels]))
+            places = own.index.get_indexer(
+                pd.MultiIndex.from_tuples([tuple(reversed(p) if turned else p) for p in labels])
+            )
         assert (places >= 0).all()
         modes, expected = own.to_numpy()[places], np.array(table["mode"])
         sd = np.sqrt(np.maximum(np.diag(found.covariances[name]), 1e-12))
@@ -134,7 +138,7 @@ def test_rows_and_predictions(reference: ReferenceModel) -> None:
     if "population" not in predicted:
         return
     new = pd.DataFrame(predicted["new_rows"])
-    at = dict(rtol=value_tol, atol=tolerance)
+    at = {"rtol": value_tol, "atol": tolerance}
     np.testing.assert_allclose(found.predict(new, effects="population"), predicted["population"], **at)
     np.testing.assert_allclose(found.predict(new), predicted["known_groups"], **at)
     if "unknown_groups" in predicted:

@@ -17,7 +17,9 @@ def read(source: str) -> pd.DataFrame:
         return hlm.datasets.load(source)
     path = Path(source)
     if not path.exists():
-        raise hlm.DataError(f"no file '{source}', and no shipped data set of that name ({', '.join(hlm.datasets.names())})")
+        raise hlm.DataError(
+            f"no file '{source}', and no shipped data set of that name ({', '.join(hlm.datasets.names())})"
+        )
     if path.suffix in (".parquet", ".pq"):
         return pd.read_parquet(path)
     return pd.read_csv(path)

@@ -93,7 +93,8 @@ class Template:
         """For each factor: rows and columns of the lower triangle, column by column: the engine's order of D."""
         out = []
         for factor in self.factors:
-            cols, rows = np.triu_indices(factor.width)
+            pairs = [(i, j) for j in range(factor.width) for i in range(j, factor.width)]
+            rows, cols = np.array(pairs, dtype=np.intp).T
             out.append((rows, cols))
         return out
 

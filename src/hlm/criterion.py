@@ -61,7 +61,9 @@ class Problem:
             constant += self.coordinates.log_units
         forest = Forest(self.coordinates.blocks, list(self.statistics.hierarchy.children), self.coordinates.total)
         template = self.template
-        return Criterion(forest, freedom, reml, np.zeros(template.size), template.entries, np.ones(template.m), constant)
+        return Criterion(
+            forest, freedom, reml, np.zeros(template.size), template.entries, np.ones(template.m), constant
+        )
 
     def explain(self, error: KernelError) -> NumericalError:
         """Turn a kernel's failure into an error that names the group."""
@@ -79,7 +81,8 @@ class Problem:
                 f"{error.reason}: the block of {factor.name} = {show(label)}", column=factor.name, group=label
             )
         return NumericalError(
-            f"'{y}' is reproduced by the model to the last digits: the likelihood has no maximum ({error.reason})", column=y
+            f"'{y}' is reproduced by the model to the last digits: the likelihood has no maximum ({error.reason})",
+            column=y,
         )
 
 

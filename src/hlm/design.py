@@ -137,10 +137,17 @@ def merge_factors(parts: Sequence[tuple[Factor, str]]) -> tuple[Factor, ...]:
             continue
         for effect in part.effects:
             if effect in old.effects:
-                raise DesignError(f"{text}: '{effect}' varies over '{part.name}' in an earlier term too", column=part.name)
+                raise DesignError(
+                    f"{text}: '{effect}' varies over '{part.name}' in an earlier term too", column=part.name
+                )
         shifted = tuple(tuple(j + old.width for j in block) for block in part.blocks)
         merged[part.name] = Factor(
-            old.name, old.codes, old.labels, old.columns + part.columns, old.effects + part.effects, old.blocks + shifted
+            old.name,
+            old.codes,
+            old.labels,
+            old.columns + part.columns,
+            old.effects + part.effects,
+            old.blocks + shifted,
         )
     return tuple(merged.values())
 

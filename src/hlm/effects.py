@@ -80,7 +80,11 @@ def flat_directions(problem: Problem, covariances: list[Matrix], theta_rank: lis
             continue
         T = effect_map @ D @ effect_map.T
         size = np.sqrt(np.maximum(np.diag(T), 0))
-        zero = [j for j in range(factor.width) if size[j] <= 1e-9 * max(1e-300, np.sqrt(np.abs(effect_map[j]) @ np.abs(effect_map[j])))]
+        zero = [
+            j
+            for j in range(factor.width)
+            if size[j] <= 1e-9 * max(1e-300, np.sqrt(np.abs(effect_map[j]) @ np.abs(effect_map[j])))
+        ]
         texts = [factor.effects[j] for j in zero]
         rest = [j for j in range(factor.width) if j not in zero]
         if rest and factor.width - rank > len(zero):

@@ -112,7 +112,9 @@ class Fit:
     @property
     def aliased(self) -> list[str]:
         """Names of fixed columns that are linear combinations of earlier ones, and have no estimate."""
-        return [name for name, keep in zip(self.model.design.names, self._problem.coordinates.kept, strict=True) if not keep]
+        return [
+            name for name, keep in zip(self.model.design.names, self._problem.coordinates.kept, strict=True) if not keep
+        ]
 
     @cached_property
     def _cov_params(self) -> pd.DataFrame:
@@ -243,7 +245,9 @@ class Fit:
         out = {}
         for name, table in self.random_effects.items():
             fixed = self.params.dropna()
-            both = pd.DataFrame({column: np.full(len(table), value) for column, value in fixed.items()}, index=table.index)
+            both = pd.DataFrame(
+                {column: np.full(len(table), value) for column, value in fixed.items()}, index=table.index
+            )
             for effect in table.columns:
                 both[effect] = table[effect] + (fixed[effect] if effect in fixed.index else 0.0)
             out[name] = both
@@ -273,9 +277,7 @@ class Fit:
         """Response less `fittedvalues` (N,), over the rows of the input; NaN where a row was dropped."""
         return self.model.design.full_length(self.model.design.y - self._fitted()).rename("resid")
 
-    def predict(
-        self, new: Any = None, *, effects: str | Sequence[str] = "all", new_levels: str = "error"
-    ) -> pd.Series:
+    def predict(self, new: Any = None, *, effects: str | Sequence[str] = "all", new_levels: str = "error") -> pd.Series:
         """Predict the response.
 
         Parameters

@@ -6,6 +6,7 @@ is mapped back exactly (DESIGN §5).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from hlm.design import Factor
 from hlm.errors import NumericalError
 from hlm.statistics import Statistics
 from hlm_ext.gather import transform
-from hlm_ext.linear import orthonormal
+from hlm_ext.linear import orthonormal, scaled_columns
 
 Matrix = npt.NDArray[np.float64]
 
@@ -57,31 +58,8 @@ class Coordinates:
     log_units: float
 
 
-def _scaled_columns(
-    statistics: Statistics, places: npt.NDArray[np.intp], shifted: bool = True
-) -> tuple[Matrix, Matrix, Matrix, int]:
-    """Return E (C, b), G (b, b), d (b,) and the position of a constant column among the b, or -1.
-
-    columns = pool · E · F with F⁻¹ = G and log|F| = Σ log|d|. With a constant column among them (and `shifted`) pool · E
-    has the pool's shifted columns after it, as the constant can undo the shift; for all others the shift is undone in E.
-    (Columns before the constant are not shifted either: whether they are aliased must not depend on it.)
-    """
-    s = statistics
-    b = np.arange(len(places))
-    flat = s.multiple[places] != 0
-    d = np.where(flat, s.multiple[places], 1 / s.factor[places])
-    E = np.zeros((len(s.factor), len(places)))
-    E[np.where(flat, s.constant, places), b] = 1.0
-    G = np.zeros((len(places), len(places)))
-    G[b, b] = 1 / d
-    constant = int(flat.argmax()) if shifted and flat.any() else -1
-    if constant >= 0:
-        after = s.mean[places] * (b > constant)
-        G[constant] -= after / (d * d[constant])
-        E[s.constant, :constant] += (s.mean[places] * s.factor[places])[:constant]
-    elif s.constant >= 0:
-        E[s.constant] += s.mean[places] * s.factor[places]
-    return E, G, d, constant
+def _columns(s: Statistics, places: npt.NDArray[np.intp], shifted: bool = True) -> tuple[Matrix, Matrix, Matrix, int]:
+    return scaled_columns(s.mean, s.factor, s.multiple, s.constant, places, shifted)
 
 
 def _block_basis(statistics: Statistics, places: npt.NDArray[np.intp]) -> tuple[Matrix, Matrix]:
@@ -89,9 +67,9 @@ def _block_basis(statistics: Statistics, places: npt.NDArray[np.intp]) -> tuple[
 
     A block whose columns are dependent is only scaled: its covariance is not unique, but the likelihood is.
     """
-    E, G, _, _ = _scaled_columns(statistics, places)
+    E, G, _, _ = _columns(statistics, places)
     gram = E.T @ statistics.total @ E
-    kept, W = orthonormal(gram, ALIASED)
+    _kept, W = orthonormal(gram, ALIASED)
     if len(W) < len(places):
         W = np.diag(1 / np.sqrt(np.where(np.diag(gram) > 0, np.diag(gram), 1.0)))
     return E @ W, G @ W
@@ -100,7 +78,7 @@ def _block_basis(statistics: Statistics, places: npt.NDArray[np.intp]) -> tuple[
 def _random_basis(statistics: Statistics, k: int, factor: Factor) -> tuple[Matrix, Matrix]:
     """Return B (C, q) and the map u = map @ (engine's u) of a factor; the mean of Z'Z over its levels is the identity."""
     places = statistics.random[k]
-    unit = np.sqrt(factor.size)
+    unit = math.sqrt(factor.size)
     if len(factor.blocks) == 1:
         B, back = _block_basis(statistics, places)
         return unit * B, unit * back
@@ -129,11 +107,11 @@ def to_coordinates(statistics: Statistics, factors: list[Factor], response: str)
         If the fixed part reproduces the response.
     """
     s = statistics
-    E, G, d, constant = _scaled_columns(s, s.fixed)
+    E, G, d, constant = _columns(s, s.fixed)
     gram = E.T @ s.total @ E
     kept, W = orthonormal(gram, ALIASED)
     if constant >= 0 and not kept[constant]:  # earlier columns add up to it: it cannot carry the shift of the others
-        E, G, d, constant = _scaled_columns(s, s.fixed, shifted=False)
+        E, G, d, constant = _columns(s, s.fixed, shifted=False)
         kept, W = orthonormal(E.T @ s.total @ E, ALIASED)
     if not kept.all():
         E, G, d = E[:, kept], G[np.ix_(kept, kept)], d[kept]
@@ -147,8 +125,10 @@ def to_coordinates(statistics: Statistics, factors: list[Factor], response: str)
     residual = y - X @ cross
     rss = float(residual @ s.total @ residual)
     if not rss > NO_RESIDUAL * size:
-        raise NumericalError(f"'{response}' is reproduced exactly by the fixed effects: nothing is left to model", column=response)
-    scale = np.sqrt(rss / s.n)
+        raise NumericalError(
+            f"'{response}' is reproduced exactly by the fixed effects: nothing is left to model", column=response
+        )
+    scale = math.sqrt(rss / s.n)
     right = [X, (residual / scale)[:, None]]
     maps: list[Matrix] = []
     bases: list[Matrix] = []

@@ -78,14 +78,17 @@ class _Pool:
         return place
 
 
-def _merge_equal(columns: list[Column], mean: Matrix, spread: Matrix) -> npt.NDArray[np.intp]:
-    """Return for each column the first one with the same values: products of copies need not be formed twice.
+def _merge_equal(columns: list[Column], mean: Matrix, spread: Matrix) -> npt.NDArray[np.intp] | None:
+    """Return for each column the first one with the same values, or None if all differ: copies are not multiplied twice.
 
     Only columns with the same mean and spread are compared, so this costs next to nothing where there are no copies.
     """
+    keys = list(zip(mean.tolist(), spread.tolist(), strict=True))
+    if len(set(keys)) == len(keys):
+        return None
     first: dict[tuple[float, float], int] = {}
     same = np.arange(len(columns))
-    for j, key in enumerate(zip(mean.tolist(), spread.tolist(), strict=True)):
+    for j, key in enumerate(keys):
         i = first.setdefault(key, j)
         if i != j and (spread[j] == 0 or np.array_equal(columns[i], columns[j])):
             same[j] = i
@@ -100,6 +103,19 @@ def _check_finite(column: Column, name: str) -> None:
         raise DataError(f"column '{name}' has {count} (row {bad[0]})", column=name, row=int(bad[0]))
     if not np.isfinite(column @ column):
         raise DataError(f"column '{name}' holds values too large to be squared; rescale it", column=name)
+
+
+def _shift_and_scale(mean: list[float], spread: list[float]) -> tuple[Matrix, Matrix, Matrix, int]:
+    """Return shift, factor and constant value of each pool column (the last is y), and the place of a constant one.
+
+    Plain Python: the pool has a few columns, and a model of two of them should be fitted in microseconds.
+    """
+    multiple = [m if s == 0 else 0.0 for m, s in zip(mean, spread, strict=True)]
+    multiple[-1] = 0.0  # a constant response is no constant column of the model
+    constant = next((j for j, value in enumerate(multiple) if value != 0), -1)
+    factor = [1 / (value or s or 1.0) for value, s in zip(multiple, spread, strict=True)]
+    shift = [m if value == 0 and constant >= 0 else 0.0 for m, value in zip(mean, multiple, strict=True)]
+    return np.array(shift), np.array(factor), np.array(multiple), constant
 
 
 def gather(design: Design) -> Statistics:
@@ -131,29 +147,24 @@ def gather(design: Design) -> Statistics:
             _check_finite(column, name)
     same = _merge_equal(pool.columns, mean[:-1], spread[:-1])
     source = every
-    if (same != np.arange(len(same))).any():
+    if same is not None:
         distinct, compact = np.unique(same, return_inverse=True)
         fixed, random = compact[fixed], [compact[places] for places in random]
         source = Columns([*(pool.columns[j] for j in distinct), design.y])
         chosen = np.append(distinct, len(pool.columns))
         mean, spread = mean[chosen], spread[chosen]
-    flat = spread == 0
-    multiple = np.where(flat, mean, 0.0)
-    multiple[-1] = 0.0  # a constant response is no constant column of the model
-    constants = np.flatnonzero(multiple)
-    constant = int(constants[0]) if len(constants) else -1
-    shift = np.where(flat, 0.0, mean) if constant >= 0 else np.zeros(len(mean))
-    factor = 1 / np.where(flat, np.where(multiple != 0, multiple, 1.0), spread)
-    if flat[-1]:
-        shift[-1] = mean[-1] if constant >= 0 else 0.0
-    selected = sorted({j for places in random for j in places} | ({constant} if constant >= 0 and random else set()))
+    shift, factor, multiple, constant = _shift_and_scale(mean.tolist(), spread.tolist())
+    chosen_columns = {j for places in random for j in places.tolist()}
+    if random and constant >= 0:
+        chosen_columns.add(constant)
+    selected = np.array(sorted(chosen_columns), dtype=np.intp)
     total, products = gather_products(
         source,
         hierarchy.rows,
         hierarchy.first,
         shift,
         factor,
-        np.array(selected, dtype=np.intp),
+        selected,
         design.weights,
     )
     log_weights = float(np.log(design.weights).sum()) if design.weights is not None else 0.0
@@ -168,6 +179,6 @@ def gather(design: Design) -> Statistics:
         random=tuple(random),
         total=total,
         products=products,
-        selected=np.array(selected, dtype=np.intp),
+        selected=selected,
         hierarchy=hierarchy,
     )

@@ -81,11 +81,15 @@ def _random_section(fit: Fit) -> Section:
                 f"{values[i, j] / (sd[i] * sd[j]):.2f}" if sd[i] > 0 and sd[j] > 0 and values[i, j] != 0 else "  . "
                 for j in range(i)
             ]
-            section.rows.append([name if i == 0 else "", str(effect), _number(sd[i] ** 2), _number(sd[i]), " ".join(correlations)])
+            section.rows.append(
+                [name if i == 0 else "", str(effect), _number(sd[i] ** 2), _number(sd[i]), " ".join(correlations)]
+            )
     section.rows.append(["residual", "", _number(fit.sigma**2), _number(fit.sigma), ""])
     for name, directions in fit.flat_directions.items():
-        section.lines.append(f"no variance between levels of '{name}' in the direction of {', '.join(directions)}: "
-                             "the estimate is on the boundary")
+        section.lines.append(
+            f"no variance between levels of '{name}' in the direction of {', '.join(directions)}: "
+            "the estimate is on the boundary"
+        )
     return section
 
 
@@ -99,10 +103,14 @@ def sections(fit: Fit) -> list[Section]:
 def _text_table(header: list[str], rows: list[list[str]]) -> list[str]:
     table = [header, *rows]
     widths = [max(len(row[c]) for row in table) for c in range(len(header))]
-    numeric = [all(not row[c] or row[c][0] in "-<.0123456789 " or row[c] == "nan" for row in rows) for c in range(len(header))]
+    numeric = [
+        all(not row[c] or row[c][0] in "-<.0123456789 " or row[c] == "nan" for row in rows) for c in range(len(header))
+    ]
     return [
         "  "
-        + "  ".join(cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True)).rstrip()
+        + "  ".join(
+            cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
         for row in table
     ]
 
@@ -126,7 +134,9 @@ def html(fit: Fit) -> str:
         out.append(f"<h4>{escape(section.title)}</h4>")
         if section.rows:
             head = "".join(f"<th>{escape(cell)}</th>" for cell in section.header)
-            body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in section.rows)
+            body = "".join(
+                "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in section.rows
+            )
             out.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
         out += [f"<p>{escape(line)}</p>" for line in section.lines]
     return "\n".join([*out, "</div>"])

@@ -39,7 +39,10 @@ def test_gradient_and_hessian_are_derivatives(name: str, reml: bool) -> None:
     np.testing.assert_allclose(kernel.gradient(), gradient, rtol=1e-12, atol=1e-12)
     h = 1e-5
     # central differences of the dense value: truncation h², rounding 1e-12 / h
-    numeric = [(case.criterion(theta + h * e, reml) - case.criterion(theta - h * e, reml)) / (2 * h) for e in np.eye(len(theta))]
+    numeric = [
+        (case.criterion(theta + h * e, reml) - case.criterion(theta - h * e, reml)) / (2 * h)
+        for e in np.eye(len(theta))
+    ]
     np.testing.assert_allclose(gradient, numeric, rtol=2e-6, atol=2e-6)
 
     def slope(at: np.ndarray) -> np.ndarray:
@@ -93,7 +96,9 @@ def theta_to_entries(case: Case, theta: np.ndarray) -> np.ndarray:
     """dD/dθ, entries of all D stacked, by differences (exact for a quadratic)."""
 
     def entries(at: np.ndarray) -> np.ndarray:
-        return np.concatenate([(L @ L.T)[np.triu_indices(len(L))[1], np.triu_indices(len(L))[0]] for L in case.factors(at)])
+        return np.concatenate(
+            [(L @ L.T)[np.triu_indices(len(L))[1], np.triu_indices(len(L))[0]] for L in case.factors(at)]
+        )
 
     return np.column_stack([(entries(theta + e) - entries(theta - e)) / 2 for e in np.eye(len(theta))])
 
@@ -165,7 +170,10 @@ def test_value_gradient_and_hessian_against_40_digits(reml: bool) -> None:
                     curve = (moved((s, 1)) - 2 * base + moved((s, -1))) / h**2
                 else:
                     curve = (
-                        moved((s, 1), (t, 1)) - moved((s, 1), (t, -1)) - moved((s, -1), (t, 1)) + moved((s, -1), (t, -1))
+                        moved((s, 1), (t, 1))
+                        - moved((s, 1), (t, -1))
+                        - moved((s, -1), (t, 1))
+                        + moved((s, -1), (t, -1))
                     ) / (4 * h * h)
                 assert hessian[s, t] == pytest.approx(float(curve), rel=1e-10, abs=1e-10)
 

@@ -67,7 +67,8 @@ def test_gradient_and_information(case: Case, lambdas: list[np.ndarray]) -> None
     np.testing.assert_allclose(stacked(in_lambda), numeric, rtol=1e-5, atol=1e-5)
     assert [G.shape for G in in_covariance] == [(2, 2), (1, 1)]
     observed, average, expected = (
-        functions.information(blocks, children, total, lambdas, n, kind=kind) for kind in ("observed", "average", "expected")
+        functions.information(blocks, children, total, lambdas, n, kind=kind)
+        for kind in ("observed", "average", "expected")
     )
     for matrix in (average, expected):
         assert (np.linalg.eigvalsh(matrix) > 0).all()
@@ -123,7 +124,8 @@ def test_gather_against_numpy_for_any_layout_and_order() -> None:
 def test_scan_sees_constants_and_numbers_that_are_not_finite() -> None:
     columns = Columns([np.full(5000, 1e12), 1e12 + np.arange(5000.0), np.r_[np.zeros(4999), np.nan]])
     mean, spread = scan(columns)
-    assert spread[0] == 0 and mean[0] == 1e12
+    assert spread[0] == 0
+    assert mean[0] == 1e12
     assert spread[1] == pytest.approx(np.arange(5000.0).std(), rel=1e-12)
     assert np.isnan(spread[2])
 

@@ -16,7 +16,9 @@ seeds = st.integers(0, 10_000)
 def arrays(case: Case, order: np.ndarray | None = None, y: np.ndarray | None = None) -> hlm.Fit:
     order = np.arange(len(case.y)) if order is None else order
     y = case.y if y is None else y
-    random = [hlm.Random(c[order], Z[order], name=f"f{k}") for k, (c, Z) in enumerate(zip(case.codes, case.Z, strict=True))]
+    random = [
+        hlm.Random(c[order], Z[order], name=f"f{k}") for k, (c, Z) in enumerate(zip(case.codes, case.Z, strict=True))
+    ]
     return hlm.Model.from_arrays(y[order], case.X[order], random).fit()
 
 
@@ -31,7 +33,9 @@ def assert_same(one: hlm.Fit, other: hlm.Fit, scale: float = 1.0) -> None:
     np.testing.assert_allclose(other.sigma, one.sigma * scale, rtol=1e-5)
     for name, T in one.covariances.items():
         # a direction of T that the data say little about is known less well than the criterion
-        np.testing.assert_allclose(other.covariances[name], T * scale**2, rtol=1e-3, atol=1e-3 * scale**2 * one.sigma**2)
+        np.testing.assert_allclose(
+            other.covariances[name], T * scale**2, rtol=1e-3, atol=1e-3 * scale**2 * one.sigma**2
+        )
 
 
 @settings(max_examples=25, deadline=None)
@@ -100,7 +104,9 @@ def test_threads_give_the_same_bits(widths: list[int], seed: int) -> None:
         for threads in (1, 2, 5):
             partition.set_num_threads(threads)
             fit = arrays(case)
-            fits.append((fit.criterion, fit.sigma, *fit.theta, *fit.params, *fit.random_effects["f0"].to_numpy().ravel()))
+            fits.append(
+                (fit.criterion, fit.sigma, *fit.theta, *fit.params, *fit.random_effects["f0"].to_numpy().ravel())
+            )
     finally:
         partition.set_num_threads(before)
     assert fits[0] == fits[1] == fits[2]

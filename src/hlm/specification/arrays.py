@@ -49,7 +49,9 @@ class Random:
         if Z.ndim == 1:
             Z = Z[:, None]
         if Z.ndim != 2 or Z.shape[1] == 0:
-            raise DataError(f"Z of '{self.name}' must be (n, q) with q at least 1, got shape {Z.shape}", column=self.name)
+            raise DataError(
+                f"Z of '{self.name}' must be (n, q) with q at least 1, got shape {Z.shape}", column=self.name
+            )
         if Z.shape[0] != n:
             raise DataError(f"Z of '{self.name}' has {Z.shape[0]} rows, y has {n}", column=self.name)
         return list(Z.T)

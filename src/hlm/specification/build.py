@@ -71,7 +71,9 @@ class FormulaReader:
         for term in self.formula.random:
             if response.text in term.groups:
                 raise FormulaError(
-                    f"response '{response.text}' cannot also be the grouping column", column=response.text, position=term.position
+                    f"response '{response.text}' cannot also be the grouping column",
+                    column=response.text,
+                    position=term.position,
                 )
 
     @staticmethod
