@@ -1,8 +1,9 @@
 """Compiled kernels of hierarchical linear models: float64 and intp arrays in, arrays out. No names, no policy.
 
-From rows to statistics: `hlm_ext.structure` (order and nesting of groups), `hlm_ext.gather` (`scan`, `gather`, `transform`).
-From statistics to numbers: the plain functions of `hlm_ext.functions` (`profile`, `moments`, `gradient`, `information`,
-`em`), or `Forest` and `Criterion`, which keep a factor between calls. For Cython: ``from hlm_ext.forest cimport Forest``.
+From rows to statistics: `hlm_ext.structure` (order and nesting of groups), `hlm_ext.gather` (`scan`, `gather`,
+`transform`). From statistics to numbers: the plain functions of `hlm_ext.functions` (`profile`, `moments`, `gradient`,
+`information`, `em`), or `Forest` and `Criterion`, which keep a factor between calls. For Cython:
+``from hlm_ext.forest cimport Forest``.
 """
 
 from hlm_ext.columns import Columns

@@ -161,7 +161,9 @@ cdef class Criterion:
                 self.chol[i, j] = self.schur_view[j, i]
         failed = cholesky(side, &self.chol[0, 0], side)
         if failed:
-            failure.status = NO_RESIDUAL if failed == side and isfinite(self.schur_view[side - 1, side - 1]) else NOT_POSITIVE
+            failure.status = NOT_POSITIVE
+            if failed == side and isfinite(self.schur_view[side - 1, side - 1]):
+                failure.status = NO_RESIDUAL
             failure.column = failed - 1
             raise_failure(failure)
         self.residual = self.chol[side - 1, side - 1] ** 2
@@ -198,7 +200,7 @@ cdef class Criterion:
 
     cdef void _root(self, bint beta_known) noexcept:
         """e := (-β̂; 1) and Ω := (X'V⁻¹X)⁻¹, or 0 where β counts as known."""
-        cdef Py_ssize_t p = self.forest.p, i, j, c, side = p + 1
+        cdef Py_ssize_t p = self.forest.p, i, j, c
         cdef double s
         for i in range(p - 1, -1, -1):
             s = self.chol[p, i]
@@ -323,7 +325,7 @@ cdef class Criterion:
 
     @property
     def trace_products(self):
-        """(m_D, m_D) tr(P V_a P V_b) in the entries of all D, as left by the last `derivatives` or `quadratic_forms`."""
+        """(m_D, m_D) tr(P V_a P V_b) in the entries of all D, from the last `derivatives` or `quadratic_forms`."""
         return np.array(self.trace)
 
     @property
@@ -442,7 +444,7 @@ cdef class Criterion:
         cdef Py_ssize_t k, at = 0, q
         for k in range(self.forest.depth):
             q = self.forest.levels[k].q
-            out.append((np.array(self.post[at:at + q * q]).reshape(q, q), np.array(self.outer[at:at + q * q]).reshape(q, q)))
+            out.append(tuple([sums[at:at + q * q].reshape(q, q).copy() for sums in (self.post, self.outer)]))
             at += q * q
         return out
 

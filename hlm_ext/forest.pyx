@@ -86,7 +86,8 @@ cdef class Forest:
 
     def _check(self, list children):
         if len(children) != max(self.depth - 1, 0):
-            raise ValueError(f"{self.depth} factors need {max(self.depth - 1, 0)} arrays of children, got {len(children)}")
+            raise ValueError(f"{self.depth} factors need {max(self.depth - 1, 0)} arrays of children, "
+                             f"got {len(children)}")
         width = self.p + 1
         for k, block in reversed(list(enumerate(self.keep))):
             if block.ndim != 3 or block.shape[0] < 1 or block.shape[1] < 1:
@@ -95,8 +96,8 @@ cdef class Forest:
             if block.shape[2] != width:
                 raise ValueError(f"block {k} must have {width} columns, got {block.shape[2]}")
         for k, first in enumerate(children):
-            if (first.shape != (self.keep[k + 1].shape[0] + 1,) or first[0] != 0 or first[len(first) - 1] != self.keep[k].shape[0]
-                    or (np.diff(first) < 1).any()):
+            below, above = self.keep[k].shape[0], self.keep[k + 1].shape[0]
+            if first.shape != (above + 1,) or first[0] != 0 or first[above] != below or (np.diff(first) < 1).any():
                 raise ValueError(f"children of factor {k + 1} must be increasing offsets into factor {k}")
 
     def _plan(self, list children):

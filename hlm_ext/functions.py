@@ -13,8 +13,8 @@ total : (p + 1, p + 1) float64 array
 lambdas : list of (q_k, q_k) float64 arrays
     Lower triangular Λ_k with Var(u_k) = σ² Λ_k Λ_k'.
 
-Formulas: Bates and DebRoy (2004) for the profiled criterion; Johnson and Thompson (1995) for average information; derivatives
-follow from the elimination itself (see `hlm_ext.moments`). Errors: `ValueError` for shapes that do not fit,
+Formulas: Bates and DebRoy (2004) for the profiled criterion; Johnson and Thompson (1995) for average information;
+derivatives follow from the elimination itself (see `hlm_ext.moments`). Errors: `ValueError` for shapes that do not fit,
 `KernelError` naming factor, level and column for numbers that cannot be factored.
 """
 

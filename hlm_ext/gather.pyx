@@ -85,7 +85,8 @@ def scan(Columns columns not None):
     return mean, spread
 
 
-cdef void look_chunk(const Column *columns, Py_ssize_t count, Py_ssize_t lo, Py_ssize_t hi, double *sums) noexcept nogil:
+cdef void look_chunk(const Column *columns, Py_ssize_t count, Py_ssize_t lo, Py_ssize_t hi,
+                     double *sums) noexcept nogil:
     cdef Py_ssize_t block = lo, j
     while block < hi:
         for j in range(count):
@@ -94,7 +95,8 @@ cdef void look_chunk(const Column *columns, Py_ssize_t count, Py_ssize_t lo, Py_
 
 
 cdef void pack(const Column *columns, Py_ssize_t count, const Py_ssize_t *order, Py_ssize_t lo, Py_ssize_t rows,
-               const double *shift, const double *factor, const double *weights, Py_ssize_t w, double *panel) noexcept nogil:
+               const double *shift, const double *factor, const double *weights, Py_ssize_t w,
+               double *panel) noexcept nogil:
     """panel[r] := √weight · (columns - shift) · factor of rows lo .. lo + rows - 1 of `order` (NULL: as they stand)."""
     cdef Py_ssize_t j, r, stride
     cdef const double *x
@@ -226,7 +228,7 @@ def gather(Columns columns not None, const Py_ssize_t[::1] order, const Py_ssize
 
 cdef void transform_level(Py_ssize_t Q, Py_ssize_t W, Py_ssize_t q, Py_ssize_t w, const double *products,
                           const double *left, const double *right, double *room, double *out) noexcept nogil:
-    cdef Py_ssize_t a, i, j
+    cdef Py_ssize_t a, i
     cdef double z
     memset(room, 0, Q * w * sizeof(double))
     memset(out, 0, q * w * sizeof(double))

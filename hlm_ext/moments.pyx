@@ -94,7 +94,8 @@ cdef inline void own_terms(Walk *walk, Level *lv, Scratch *sc, Py_ssize_t width)
             a += 1
 
 
-cdef inline void extend_down(Level *lv, Scratch *sc, const double *e, const double *omega, Py_ssize_t width) noexcept nogil:
+cdef inline void extend_down(Level *lv, Scratch *sc, const double *e, const double *omega,
+                             Py_ssize_t width) noexcept nogil:
     """e, Ω, DK and N of this level for the levels below it."""
     cdef Py_ssize_t q = lv.q, u = lv.u, n = lv.u - 1, side = lv.w - 1, i, j, c
     multiply(q, u, q, lv.cov, q, sc.solved + q, width, sc.dk, u)
@@ -120,7 +121,7 @@ cdef inline void extend_down(Level *lv, Scratch *sc, const double *e, const doub
 
 cdef inline void lower_terms(Walk *walk, Level *lv, Scratch *sc, const double *omega, Py_ssize_t width,
                              double *above) noexcept nogil:
-    """trace and average += the terms with directions below this level; their derivatives go on to `above` (u x u each)."""
+    """trace and average += the terms with directions below this level; their derivatives go on to `above` (u x u)."""
     cdef Py_ssize_t q = lv.q, u = lv.u, w = lv.w, n = lv.u - 1, m = walk.m, low = lv.offset
     cdef Py_ssize_t size = 2 * q * u + 2 * q * q + q, a, b, i, j, c, d
     cdef double *kf = sc.solved + w                     # (I + AD)⁻¹, row length `width`
@@ -211,7 +212,7 @@ cdef inline void posterior_covariance(Level *lv, Scratch *sc, Py_ssize_t width, 
 
 
 cdef inline Py_ssize_t solved_width(Walk *walk, Py_ssize_t k) noexcept nogil:
-    """Row length of `solved`: the inverse itself is kept where a level has others below it or its covariance is asked."""
+    """Row length of `solved`: the inverse is kept too where a level has others below or its covariance is asked for."""
     return walk.levels[k].w + (walk.levels[k].q if k > 0 or walk.covariances != NULL else 0)
 
 

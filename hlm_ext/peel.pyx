@@ -1,7 +1,7 @@
 """Elimination of a nested hierarchy, leaves first (MATH: kernel 2).
 
-A level l of a factor has the front F = [A | U] (q x w): cross-products of its random columns with themselves and with the
-columns above it, less what its children subtracted. With M = Λ'AΛ + I = LL' and R = L⁻¹Λ'U it adds log|M| to the
+A level l of a factor has the front F = [A | U] (q x w): cross-products of its random columns with themselves and with
+the columns above it, less what its children subtracted. With M = Λ'AΛ + I = LL' and R = L⁻¹Λ'U it adds log|M| to the
 determinant and subtracts R'R from the columns above. Whole families go through one rank update.
 """
 
@@ -44,7 +44,8 @@ cdef inline void assemble(Level *lv, Py_ssize_t l, const double *child, Py_ssize
         hlm_axpy(lv.u - i, 1.0, child + (q + i) * ldc + q + i, into + i * lv.ldu + i)
 
 
-cdef inline int whitened_rows(Level *lv, const double *front, double *small, double *rows, double *product) noexcept nogil:
+cdef inline int whitened_rows(Level *lv, const double *front, double *small, double *rows,
+                              double *product) noexcept nogil:
     """Rows := R = L⁻¹Λ'U of one level, product *= diagonal of L; return 0, or 1 + the column that failed."""
     cdef Py_ssize_t q = lv.q, u = lv.u, w = lv.w, ldu = lv.ldu, i, j, c
     cdef const double *lam = lv.lam
@@ -84,7 +85,8 @@ cdef inline int whitened_rows(Level *lv, const double *front, double *small, dou
 cdef int eliminate(Walk *walk, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi, double *into) noexcept nogil:
     """Eliminate levels lo .. hi - 1 of factor k with all their descendants; into += Σ R'R (u x u, row length ldu).
 
-    Adds to `walk.logdet` (the logarithm of `walk.product` is due at the end). Returns 0, or 1 with `walk.failure` filled.
+    Adds to `walk.logdet` (the logarithm of `walk.product` is due at the end). Returns 0, or 1 with `walk.failure`
+    filled.
     """
     cdef Level *lv = &walk.levels[k]
     cdef Scratch *sc = &walk.scratch[k]

@@ -57,7 +57,8 @@ def appearance(const Py_ssize_t[::1] codes not None, Py_ssize_t J):
     return out
 
 
-def parents(const Py_ssize_t[::1] child not None, const Py_ssize_t[::1] first not None, const Py_ssize_t[::1] parent not None):
+def parents(const Py_ssize_t[::1] child not None, const Py_ssize_t[::1] first not None,
+            const Py_ssize_t[::1] parent not None):
     """Find the one level of `parent` that each level of `child` lies in.
 
     Parameters

@@ -31,15 +31,16 @@ def trust_region_step(const double[::1] gradient not None, const double[:, ::1] 
 
     Notes
     -----
-    Moré and Sorensen (1983), in the eigenbasis; where g has no part along the lowest eigenvector of an indefinite H (the
-    hard case: θ at a saddle by symmetry) the step goes to the boundary along that eigenvector.
+    Moré and Sorensen (1983), in the eigenbasis; where g has no part along the lowest eigenvector of an indefinite H
+    (the hard case: θ at a saddle by symmetry) the step goes to the boundary along that eigenvector.
     """
-    cdef int m = <int> gradient.shape[0], lwork = max(1, 34 * m), info = 0, i, j, iteration
+    cdef int m = <int> gradient.shape[0], lwork = max(1, 34 * m), info = 0, i, j, _
     if m == 0:
         return np.zeros(0), 0.0, 0.0, 0.0, True
     cdef double[::1, :] vectors = np.array(hessian, order="F")
     cdef double[::1] values = np.zeros(m), work = np.zeros(lwork), g = np.zeros(m), s = np.zeros(m)
-    cdef double size = 0, top, low, shift, norm, slope, decrement = 0, reduction = 0, floor_, gap, rest
+    cdef double size = 0, top, low, shift, norm, slope, decrement = 0, reduction = 0, floor_, gap, rest, lowest_shift
+    cdef double highest
     cdef bint inside = False
     for i in range(m):
         for j in range(m):
@@ -77,7 +78,7 @@ def trust_region_step(const double[::1] gradient not None, const double[:, ::1] 
         highest = max(0.0, -low) + size / radius + 1e-300
         if shift > highest:
             shift = highest
-        for iteration in range(60):
+        for _ in range(60):
             norm = 0
             slope = 0
             for i in range(m):

@@ -71,7 +71,7 @@ class Case:
             J = full.shape[1] // q
             modes.append((own @ full.T @ P @ self.y).reshape(J, q))
             C = own - own @ full.T @ (inverse if beta_known else P) @ full @ own
-            covariances.append(np.array([C[l * q : (l + 1) * q, l * q : (l + 1) * q] for l in range(J)]))
+            covariances.append(np.array([C[j * q : (j + 1) * q, j * q : (j + 1) * q] for j in range(J)]))
         return modes, covariances
 
     def kernel(self, reml: bool) -> Criterion:

@@ -224,11 +224,9 @@ def test_errors_name_what_is_wrong(change: object, error: type[Exception], messa
     X = np.column_stack([np.ones(60), rng.normal(size=60)])
     a = {"y": rng.normal(size=60), "X": X, "codes": np.arange(60) // 5, "weights": None, "names": None}
     change(a)
+    random = [hlm.Random(a["codes"], np.asarray(a["X"])[:, :2], "g")]
     with pytest.raises(error, match=message):
-        Z = np.asarray(a["X"])[:, :2]
-        hlm.Model.from_arrays(
-            a["y"], a["X"], [hlm.Random(a["codes"], Z, "g")], weights=a["weights"], names=a["names"]
-        ).fit()
+        hlm.Model.from_arrays(a["y"], a["X"], random, weights=a["weights"], names=a["names"]).fit()
 
 
 def test_crossed_factors_are_refused_by_name() -> None:

@@ -12,7 +12,7 @@ from hlm_ext.criterion import Criterion
 from hlm_ext.linear import eigh
 from hlm_ext.trust_region import trust_region_step
 
-# Deviance units: what may be left to gain in a fit that is called converged; a hundredth of the 1e-6 that nobody notices.
+# Deviance units: what may be left to gain in a fit that is called converged; far below the 1e-6 that nobody notices.
 GAIN = 1e-8
 # Relative to the largest curvature.
 CURVATURE = -1e-7
@@ -56,7 +56,7 @@ class Certificate:
 
 
 def _outward(criterion: Criterion, template: Template) -> tuple[float, int, Vector, float]:
-    """Return gain, factor, direction v and length of the most promising D + length · vv'; needs `derivatives` before."""
+    """Return gain, factor, direction v and length of the best D + length · vv'; needs `derivatives` before."""
     best: tuple[float, int, Vector, float] = (0.0, -1, np.zeros(0), 0.0)
     sigma2 = criterion.sigma2
     products = criterion.trace_products

@@ -105,7 +105,8 @@ def make_template(factors: tuple[Factor, ...], order: tuple[int, ...]) -> Templa
     for k in order:
         offsets[k] = at
         at += factors[k].width ** 2
-    entries, owners = [], []
+    entries: list[tuple[int, int]] = []
+    owners: list[tuple[int, int, int]] = []
     for k, factor in enumerate(factors):
         for block in factor.blocks:
             for c, j in enumerate(block):

@@ -170,8 +170,8 @@ def check_design(design: Design) -> None:
             raise DesignError(f"grouping column '{factor.name}' has 1 level; at least 2 are needed", column=factor.name)
         if factor.size >= n:
             raise DesignError(
-                f"grouping column '{factor.name}' has as many levels ({factor.size}) as rows; its variance cannot be told "
-                "from the residual",
+                f"grouping column '{factor.name}' has as many levels ({factor.size}) as rows; its variance "
+                "cannot be told from the residual",
                 column=factor.name,
             )
         for block in factor.blocks:

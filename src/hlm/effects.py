@@ -72,7 +72,7 @@ def flat_directions(problem: Problem, covariances: list[Matrix], theta_rank: lis
     Returns
     -------
     dict
-        Factor name → texts such as ``"Intercept"`` or ``"0.31·Intercept - 0.95·cses"``; factors of full rank are left out.
+        Factor name → texts such as ``"Intercept"`` or ``"0.31·Intercept - 0.95·cses"``, without factors of full rank.
     """
     out = {}
     for factor, D, rank, effect_map in zip(problem.design.factors, covariances, theta_rank, problem.maps, strict=True):

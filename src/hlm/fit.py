@@ -1,4 +1,4 @@
-"""Fit: what came out of an estimation. Numbers are computed when asked for; the capabilities live in their own files."""
+"""Fit: what came out of an estimation. Numbers are computed when asked for; capabilities live in their own files."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ class Model:
     formula : str
         lme4's notation: ``"y ~ x * z + (x | school)"``. Random terms ``(x | g)``, ``(1 | g)``, ``(0 + x | g)``,
         ``(x || g)``, nested ``(1 | a/b/c)``, interactions ``(1 | a:b)``; transforms ``log(x)``, ``center(x)``,
-        ``scale(x)``, ``poly(x, 2)``, ``ns(x, 3)``, ``bs(x, df=5)``, ``C(x, Sum)``, ``I(x^2)``, ``offset(x)``. Nothing is
-        evaluated as Python.
+        ``scale(x)``, ``poly(x, 2)``, ``ns(x, 3)``, ``bs(x, df=5)``, ``C(x, Sum)``, ``I(x^2)``, ``offset(x)``. Nothing
+        is evaluated as Python.
     data : DataFrame or mapping of columns
         pandas; polars, pyarrow and others through narwhals.
     weights : str or (n,) array, optional

@@ -45,10 +45,10 @@ def predict(fit: Fit, new: Any, effects: str | Sequence[str], new_levels: str) -
         unknown = levels < 0
         if unknown.any() and new_levels == "error":
             row = int(np.argmax(unknown))
-            label = labels[row] if not isinstance(labels, pd.Series) else labels.iloc[row]
+            label = labels[row]
             raise DataError(
-                f"level {show(label)} of '{factor.name}' (row {row}) was not in the fit; new_levels='population' predicts it "
-                "without a group effect, new_levels='nan' gives NaN",
+                f"level {show(label)} of '{factor.name}' (row {row}) was not in the fit; new_levels='population' "
+                "predicts it without a group effect, new_levels='nan' gives NaN",
                 column=factor.name,
                 group=label,
                 row=row,

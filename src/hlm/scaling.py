@@ -76,7 +76,7 @@ def _block_basis(statistics: Statistics, places: npt.NDArray[np.intp]) -> tuple[
 
 
 def _random_basis(statistics: Statistics, k: int, factor: Factor) -> tuple[Matrix, Matrix]:
-    """Return B (C, q) and the map u = map @ (engine's u) of a factor; the mean of Z'Z over its levels is the identity."""
+    """Return B (C, q) and the map u = map @ (engine's u) of a factor; Z'Z averages to the identity over its levels."""
     places = statistics.random[k]
     unit = math.sqrt(factor.size)
     if len(factor.blocks) == 1:

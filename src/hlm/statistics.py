@@ -79,7 +79,7 @@ class _Pool:
 
 
 def _merge_equal(columns: list[Column], mean: Matrix, spread: Matrix) -> npt.NDArray[np.intp] | None:
-    """Return for each column the first one with the same values, or None if all differ: copies are not multiplied twice.
+    """Return for each column the first one with the same values, or None if all differ: no copy is multiplied twice.
 
     Only columns with the same mean and spread are compared, so this costs next to nothing where there are no copies.
     """

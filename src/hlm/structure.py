@@ -27,12 +27,12 @@ def code_labels(values: Any) -> tuple[Codes, pd.Index]:
     -------
     codes : (n,) intp
     labels : (J,) Index
-        Distinct labels in ascending order (in order of appearance where they cannot be compared); a categorical keeps the
-        order of its categories, unused ones left out.
+        Distinct labels in ascending order (in order of appearance where they cannot be compared); a categorical keeps
+        the order of its categories, unused ones left out.
     """
     dtype = values.dtype
     if isinstance(dtype, pd.CategoricalDtype):
-        categorical = values.array if isinstance(values, pd.Series) else values
+        categorical: Any = values.array if isinstance(values, pd.Series) else values
         codes, used = compact_codes(categorical.codes.astype(np.intp), 0, max(len(dtype.categories) - 1, 0))
         return codes, dtype.categories[used]
     if isinstance(dtype, np.dtype) and dtype.kind in "iu" and len(values):
@@ -144,8 +144,9 @@ def _crossed(
     one, other = labels[parent][of[level]], labels[parent][codes[parent][row]]
     return DesignError(
         f"'{names[child]}' is not nested in '{names[parent]}': its level {show(labels[child][level])} occurs in "
-        f"{show(one)} and in {show(other)} (row {row}). If ids are reused in each '{names[parent]}', write ({names[parent]}/{names[child]}); truly "
-        "crossed factors need a core, which this version of the engine does not have",
+        f"{show(one)} and in {show(other)} (row {row}). If ids are reused in each '{names[parent]}', write "
+        f"({names[parent]}/{names[child]}); truly crossed factors need a core, which this version of the engine does "
+        "not have",
         column=names[child],
         group=labels[child][level],
         row=int(row),

@@ -39,7 +39,8 @@ def _model_section(fit: Fit) -> Section:
         rows += f" of {total}; {total - fit.nobs} dropped for missing values ({missing})"
     lines += [f"{kind} by {methods[fit.method]}, {len(fit.trace) - 1} iterations; {rows}"]
     lines += [
-        f"criterion {fit.criterion:.4f} (-2 {'restricted ' if fit.reml else ''}log-likelihood), AIC {fit.aic:.2f}, BIC {fit.bic:.2f}"
+        f"criterion {fit.criterion:.4f} (-2 {'restricted ' if fit.reml else ''}log-likelihood), "
+        f"AIC {fit.aic:.2f}, BIC {fit.bic:.2f}"
     ]
     return Section("Hierarchical linear model", lines)
 

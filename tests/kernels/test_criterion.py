@@ -1,4 +1,4 @@
-"""Value, gradient, second derivatives and moments of the compiled engine against dense algebra and 40-digit arithmetic."""
+"""Value, derivatives and moments of the compiled engine against dense algebra and 40-digit arithmetic."""
 
 import mpmath
 import numpy as np

@@ -27,7 +27,7 @@ def a_case(widths: list[int], seed: int) -> Case:
 
 
 def assert_same(one: hlm.Fit, other: hlm.Fit, scale: float = 1.0) -> None:
-    """Same optimum: the criterion to 1e-7, what the data determine well to 1e-5; `other` has `scale` times the response."""
+    """Same optimum: the criterion to 1e-7, what the data determine well to 1e-5; `other` has `scale` times y."""
     shift = 2 * one.df_resid * np.log(scale)
     assert abs(one.criterion + shift - other.criterion) < 1e-7
     np.testing.assert_allclose(other.sigma, one.sigma * scale, rtol=1e-5)

@@ -27,8 +27,8 @@ class EM:
     criterion : Criterion
     template : Template
     profiled : bool
-        ECME (Liu and Rubin 1994): σ² maximises the likelihood at each step. Otherwise the classic algorithm of Dempster,
-        Laird and Rubin (1977) and Raudenbush and Bryk: σ² is updated from its posterior moment.
+        ECME (Liu and Rubin 1994): σ² maximises the likelihood at each step. Otherwise the classic algorithm of
+        Dempster, Laird and Rubin (1977) and of Raudenbush and Bryk: σ² is updated from its posterior moment.
     """
 
     def __init__(self, criterion: Criterion, template: Template, profiled: bool) -> None:

@@ -1,7 +1,7 @@
 """Trust-region Newton and Fisher scoring in θ (MATH: §5).
 
-θ are entries of Λ without bounds: the criterion is smooth and even through zero, so a singular covariance is an ordinary
-point. The two methods differ only in the second derivatives in D that they ask for.
+θ are entries of Λ without bounds: the criterion is smooth and even through zero, so a singular covariance is an
+ordinary point. The two methods differ only in the second derivatives in D that they ask for.
 """
 
 from __future__ import annotations

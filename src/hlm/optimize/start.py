@@ -19,7 +19,7 @@ RELATIVE_FLOOR = 1e-3
 def moment_start(criterion: Criterion, template: Template) -> Vector:
     """Return θ (m,) from unbiased quadratic forms of the OLS residuals, MINQUE(0) (Rao 1971; Swallow and Searle 1978).
 
-    The expectations of y'PV_aPy and of y'Py at D = 0 are linear in σ² and σ²D; their solution is made positive definite.
+    The expectations of y'PV_aPy and of y'Py at D = 0 are linear in σ² and σ²D; the solution is made positive definite.
     """
     criterion.value(np.zeros(template.m))
     traces, forms, products = criterion.quadratic_forms()

@@ -50,7 +50,8 @@ class FormulaReader:
             raise DataError("data has no rows")
         frame, kept, dropped = complete_rows(full, used, missing)
         y = evaluate(formula.response, frame)
-        offset = sum(evaluate(expression, frame) for expression in formula.offsets) if formula.offsets else None
+        offsets = [evaluate(expression, frame) for expression in formula.offsets]
+        offset = np.sum(offsets, axis=0) if offsets else None
         fixed, self._fixed = encode(formula.fixed, frame)
         parts = [(self._factor(term, frame), term.text) for term in formula.random]
         return Design(
@@ -107,8 +108,8 @@ class FormulaReader:
         groups = list(terms[0][0].groups)
         needed = [c for term, _ in terms for effect in term.effects.terms for e in effect for c in e.columns]
         frame = to_frame(new, list(dict.fromkeys(groups + needed)))
-        labels = frame[groups[0]] if len(groups) == 1 else pd.MultiIndex.from_frame(frame[groups])
-        levels = factor.labels.get_indexer(pd.Index(labels) if len(groups) == 1 else labels).astype(np.intp)
+        labels = pd.Index(frame[groups[0]]) if len(groups) == 1 else pd.MultiIndex.from_frame(frame[groups])
+        levels = factor.labels.get_indexer(labels).astype(np.intp)
         columns: list[Column] = []
         for _, encoder in terms:
             columns += encoder.encode(frame).values

@@ -190,6 +190,8 @@ def _learn_category(expression: Expression, node: Call, frame: pd.DataFrame) -> 
     if "levels" in options:
         levels = options["levels"] if isinstance(options["levels"], tuple) else (options["levels"],)
         unlisted = [value for value in found.tolist() if value not in levels]
+        if len(set(levels)) < len(levels):
+            raise DataError(f"the levels of {node.text} repeat", column=column)
         if unlisted:
             message = f"column '{column}' holds {unlisted[0]!r}, which is not among the levels of {node.text}"
             raise DataError(message, column=column)
@@ -198,7 +200,10 @@ def _learn_category(expression: Expression, node: Call, frame: pd.DataFrame) -> 
     coding = options.get("coding", Coding())
     assert isinstance(coding, Coding)
     if "base" in options:
-        coding = Coding(coding.kind, coding.reference, int(options["base"]))  # type: ignore[arg-type]
+        base = options["base"]
+        if not (isinstance(base, float) and base.is_integer()):
+            raise DataError(f"base of {node.text} must be an integer", column=column)
+        coding = Coding(coding.kind, coding.reference, int(base))
     return _Category(expression, column, found, coding)
 
 
@@ -251,7 +256,8 @@ class _Category:
 
         k = len(self.categories)
         if reduced and k < 2:
-            message = f"column '{self.column}' has one category ({listed(self.categories)}): nothing to compare it with"
+            what = f"one category ({listed(self.categories)})" if k else "no values"
+            message = f"column '{self.column}' has {what}: nothing to compare"
             raise DataError(message, column=self.column)
         kinds: dict[str, Callable[[], Any]] = {
             "treatment": lambda: codings.TreatmentContrasts(base=self._reference()),

@@ -472,7 +472,7 @@ def _read_coding(cursor: Cursor) -> Coding:
             value = _read_option(cursor, "reference", _LABEL)
             by_position = isinstance(value, float) and spelling.startswith("contr.")
             if isinstance(value, float) and by_position and keyword == "base":
-                base = int(value)
+                base = int(value) if value.is_integer() else cursor.fail("base must be an integer", start)
             elif kind != "treatment" and not by_position:
                 cursor.fail(f"{spelling} has no reference category", start)
             elif not by_position and keyword != "n":  # a bare number in contr.*(n) is R's number of levels

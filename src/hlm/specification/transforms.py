@@ -31,6 +31,8 @@ _ELEMENTWISE: dict[str, Callable[[Array], Array]] = {
     "cos": np.cos,
     "tan": np.tan,
 }
+# beyond these a basis is noise, and takes for ever
+_MOST = {"degree": 100, "df": 1000}
 _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
     "+": np.add,
     "-": np.subtract,
@@ -71,21 +73,23 @@ def calculate(node: Node, column: Callable[[Name], Array | float], state: State)
     x = np.asarray(calculate(node.argument, column, state))
     options: Options = dict(node.options)
     if node.function == "log":
-        return np.log(x) / math.log(options["base"]) if "base" in options else np.log(x)
+        return np.log(x) / np.log(options["base"]) if "base" in options else np.log(x)
     if node.function in ("center", "scale"):
-        return _standardise(x, node.function, options, state.setdefault(node.text, {}))
+        return _standardise(x, node, options, state.setdefault(node.text, {}))
     return _ELEMENTWISE[node.function](x)
 
 
-def _standardise(x: Array, function: str, options: Options, learnt: dict[str, Any]) -> Array:
+def _standardise(x: Array, call: Call, options: Options, learnt: dict[str, Any]) -> Array:
     """Subtract the mean and divide by the standard deviation (n - 1), or by what the options say, as R's `scale`."""
     if not learnt:
-        center, scale = options.get("center", True), options.get("scale", function == "scale")
+        center, scale = options.get("center", True), options.get("scale", call.function == "scale")
         n = x.size
         learnt["center"] = (float(x.mean()) if n else 0.0) if center is True else float(center)
         centred = x - learnt["center"]
-        spread = math.sqrt(float(centred @ centred) / max(n - 1, 1)) if scale is True and x.ndim else 1.0
-        learnt["scale"] = spread if scale is True else float(scale or 1.0)
+        spread = math.sqrt(float(centred @ centred) / max(n - 1, 1)) if scale is True and n else 1.0
+        if spread == 0.0:
+            raise DataError(f"{call.text} divides by zero: {call.argument.text} is constant")
+        learnt["scale"] = spread if scale is True else 1.0 if scale is False else float(scale)
     result: Array = x - learnt["center"]
     return result if learnt["scale"] == 1.0 else result / learnt["scale"]
 
@@ -110,9 +114,9 @@ def basis(call: Call, x: Array, state: State) -> Array:
         If the options ask for more than the data allow.
     """
     options: Options = dict(call.options)
-    for name in ("degree", "df"):
-        if name in options and (options[name] != int(options[name]) or options[name] < 1):
-            raise DataError(f"{name} in {call.text} must be a positive integer, got {options[name]:g}")
+    for name, most in _MOST.items():
+        if name in options and options[name] not in range(1, most + 1):
+            raise DataError(f"{name} in {call.text} must be an integer from 1 to {most}, got {options[name]:g}")
     known = ~np.isnan(x)
     learnt = state.get(call.text) or {}
     if not learnt and not known.any():
