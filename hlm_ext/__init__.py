@@ -6,6 +6,11 @@ From rows to statistics: `hlm_ext.structure` (order and nesting of groups), `hlm
 ``from hlm_ext.forest cimport Forest``.
 """
 
+from pkgutil import extend_path
+
+# In the root of a checkout this folder of sources stands before the installed package: its kernels are found all the same.
+__path__ = extend_path(__path__, __name__)
+
 from hlm_ext.columns import Columns
 from hlm_ext.criterion import Criterion, KernelError
 from hlm_ext.forest import Forest

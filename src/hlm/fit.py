@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 from hlm import effects as _effects
 from hlm.criterion import Problem
@@ -141,7 +141,7 @@ class Fit:
     @property
     def pvalues(self) -> pd.Series:
         """Two-sided p-values of γ = 0 from the normal distribution (Wald)."""
-        return pd.Series(2 * stats.norm.sf(np.abs(self.tvalues)), index=self.params.index, name="pvalues")
+        return pd.Series(2 * ndtr(-np.abs(self.tvalues)), index=self.params.index, name="pvalues")
 
     def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
         """Return Wald intervals of γ: columns "lower" and "upper", coverage 1 - alpha, normal quantiles.
@@ -153,7 +153,7 @@ class Fit:
         """
         if not 0 < alpha < 1:
             raise DataError(f"alpha must be between 0 and 1, got {alpha}")
-        half = stats.norm.isf(alpha / 2) * self.bse
+        half = -ndtri(alpha / 2) * self.bse
         return pd.DataFrame({"lower": self.params - half, "upper": self.params + half})
 
     # ---- variances ------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ def random(right: str) -> list[tuple[str, str]]:
         ("(a + b + c)**2", "1 a b c a:b a:c b:c"),
         ("(a + b)^9", "1 a b a:b"),
         ("x^2", "1 x"),
+        ("(a + b)^" + "9" * 5000, "1 a b a:b"),
         ("a/b", "1 a a:b"),
         ("(a + b)/c", "1 a b a:b:c"),
         ("a/b/c", "1 a a:b a:b:c"),

@@ -9,10 +9,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.design import Column, Design, Factor, check_weights, merge_factors
-from hlm.errors import DataError, FormulaError
+from hlm.errors import DataError
 from hlm.frames import complete_rows, to_frame
 from hlm.specification.columns import Encoder, encode, evaluate
 from hlm.specification.formula import Formula, RandomTerm, parse
+from hlm.specification.transforms import State
 from hlm.structure import Codes, code_labels, cross_codes
 
 
@@ -28,6 +29,7 @@ class FormulaReader:
         self.formula: Formula = parse(formula)
         self._fixed: Encoder | None = None
         self._random: dict[str, list[tuple[RandomTerm, Encoder]]] = {}
+        self._offset_state: State = {}
 
     def design(self, data: Any, weights: Any, missing: str) -> Design:
         """Return the design of the formula on `data`.
@@ -42,7 +44,6 @@ class FormulaReader:
             raise DataError(f"missing must be 'drop' or 'raise', got {missing!r}")
         formula = self.formula
         used = list(formula.columns)
-        self._check_groups()
         if isinstance(weights, str) and weights not in used:
             used.append(weights)
         full = to_frame(data, used)
@@ -50,7 +51,7 @@ class FormulaReader:
             raise DataError("data has no rows")
         frame, kept, dropped = complete_rows(full, used, missing)
         y = evaluate(formula.response, frame)
-        offsets = [evaluate(expression, frame) for expression in formula.offsets]
+        offsets = self._offsets(frame)
         offset = np.sum(offsets, axis=0) if offsets else None
         fixed, self._fixed = encode(formula.fixed, frame)
         parts = [(self._factor(term, frame), term.text) for term in formula.random]
@@ -67,15 +68,8 @@ class FormulaReader:
             dropped=dropped,
         )
 
-    def _check_groups(self) -> None:
-        response = self.formula.response
-        for term in self.formula.random:
-            if response.text in term.groups:
-                raise FormulaError(
-                    f"response '{response.text}' cannot also be the grouping column",
-                    column=response.text,
-                    position=term.position,
-                )
+    def _offsets(self, frame: pd.DataFrame) -> list[Column]:
+        return [evaluate(expression, frame, "offset", self._offset_state) for expression in self.formula.offsets]
 
     @staticmethod
     def _weights(weights: Any, frame: pd.DataFrame, kept: npt.NDArray[np.bool_] | None) -> Column | None:
@@ -99,8 +93,7 @@ class FormulaReader:
         assert self._fixed is not None
         needed = _columns_of(self.formula)
         frame = to_frame(new, needed)
-        offsets = [evaluate(expression, frame) for expression in self.formula.offsets]
-        return list(self._fixed.encode(frame).values), offsets, frame.index
+        return list(self._fixed.encode(frame).values), self._offsets(frame), frame.index
 
     def groups(self, new: Any, factor: Factor) -> tuple[Codes, list[Column], Any]:
         """Return level (-1: unknown), random columns and labels of new rows for one factor."""

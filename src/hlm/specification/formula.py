@@ -272,11 +272,13 @@ class _Algebra:
         return self._alone_bit(token)
 
     def _power(self, left: dict[int, None], operator: Token) -> dict[int, None]:
-        exponent = self.cursor.take()
-        if exponent.kind != "number" or not exponent.text.isdecimal() or int(exponent.text) < 1:
+        exponent = self.cursor.next
+        # the first nine digits tell: int() refuses thousands of them
+        if exponent.kind != "number" or not exponent.text.isdecimal() or int(exponent.text[:9]) < 1:
             self.cursor.fail("the power of a term must be a positive integer; write I(x^2) for a square", exponent)
+        self.cursor.take()
         result = left
-        for _ in range(int(exponent.text) - 1):
+        for _ in range(int(exponent.text[:9]) - 1):  # ends when nothing new comes
             product = self._combine(operator, result, left)
             if len(product) == len(result):
                 break
