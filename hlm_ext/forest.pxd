@@ -26,6 +26,7 @@ cdef class Forest:
     cdef Py_ssize_t _carve(self, Py_ssize_t k, Scratch *sc, double *room) noexcept
     cdef int ready(self, int threads) except -1
     cdef void set_lambda(self, const double *lam) noexcept
+    cdef bint all_zero(self) noexcept
     cdef Failure factor_into(self, double[:, ::1] schur, double *logdet) except *
     cdef Failure moments_into(self, const double *e, const double *omega, bint omega_zero, bint second,
                               double[::1] post, double[::1] outer, double[:, ::1] trace, double[:, ::1] average,

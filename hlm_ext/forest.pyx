@@ -7,7 +7,7 @@ the others given the root, so chunks of top units run in parallel; their partial
 from cython.parallel cimport prange, threadid
 from libc.math cimport log
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 import numpy as np
 
@@ -188,6 +188,18 @@ cdef class Forest:
                     self.cov[at + j * q + i] = s
             at += q * q
 
+    cdef bint all_zero(self) noexcept:
+        """Whether D = 0: nothing is eliminated then, fronts are the statistics themselves."""
+        cdef Py_ssize_t i, k
+        cdef Level *lv
+        for i in range(self.packed):
+            if self.lam[i] != 0:
+                return False
+        for k in range(1, self.depth):
+            lv = &self.levels[k]
+            memcpy(lv.front, lv.stat, lv.J * lv.q * lv.w * sizeof(double))
+        return True
+
     cdef Failure factor_into(self, double[:, ::1] schur, double *logdet) except *:
         """schur := S (upper triangle) = [X y]'V⁻¹[X y], logdet := log|M|, at the covariances set before."""
         cdef Failure failure = Failure(OK, -1, -1, -1)
@@ -198,7 +210,7 @@ cdef class Forest:
         cdef double *into
         logdet[0] = 0
         schur[:, :] = self.total_view
-        if self.depth == 0:
+        if self.all_zero():
             return failure
         self.ready(threads)
         memset(walks, 0, self.chunks * sizeof(Walk))

@@ -8,7 +8,7 @@ import numpy as np
 
 from hlm_ext.columns cimport Column, Columns
 from hlm_ext.partition cimport Interrupt, chunk_count, threads_for
-from hlm_ext.tree cimport hlm_axpy, hlm_rank_update, hlm_select_update
+from hlm_ext.tree cimport hlm_axpy, hlm_product, hlm_rank_update, hlm_select_update
 
 cdef enum:
     ROWS = 128               # rows packed at a time: with 16 columns they stay in the first-level cache
@@ -226,21 +226,20 @@ def gather(Columns columns not None, const Py_ssize_t[::1] order, const Py_ssize
     return total, products[:, :q]
 
 
-cdef void transform_level(Py_ssize_t Q, Py_ssize_t W, Py_ssize_t q, Py_ssize_t w, const double *products,
-                          const double *left, const double *right, double *room, double *out) noexcept nogil:
-    cdef Py_ssize_t a, i
-    cdef double z
-    memset(room, 0, Q * w * sizeof(double))
-    memset(out, 0, q * w * sizeof(double))
-    for a in range(Q):
-        for i in range(W):
-            z = products[a * W + i]
-            if z != 0:
-                hlm_axpy(w, z, right + i * w, room + a * w)
-    for a in range(Q):
+cdef void transform_levels(Py_ssize_t lo, Py_ssize_t hi, Py_ssize_t Q, Py_ssize_t W, Py_ssize_t q, Py_ssize_t w,
+                           Py_ssize_t wide, const double *products, const double *left, const double *right,
+                           double *room, double *out) noexcept nogil:
+    """out[l] := left' products[l] right; `right` has rows of length `wide`, w rounded up to a multiple of 4."""
+    cdef Py_ssize_t l, a, i
+    cdef double *row
+    for l in range(lo, hi):
+        hlm_product(Q, W, wide, products + l * Q * W, right, room)
+        row = out + l * q * w
+        memset(row, 0, q * w * sizeof(double))
         for i in range(q):
-            if left[a * q + i] != 0:
-                hlm_axpy(w, left[a * q + i], room + a * w, out + i * w)
+            for a in range(Q):
+                if left[a * q + i] != 0:
+                    hlm_axpy(w, left[a * q + i], room + a * wide, row + i * w)
 
 
 def transform(const double[:, :, :] products not None, const double[:, ::1] left not None,
@@ -258,23 +257,24 @@ def transform(const double[:, :, :] products not None, const double[:, ::1] left
     (J, q, w) float64
     """
     cdef Py_ssize_t J = products.shape[0], Q = products.shape[1], W = products.shape[2]
-    cdef Py_ssize_t q = left.shape[1], w = right.shape[1], chunks, c, l, thread
+    cdef Py_ssize_t q = left.shape[1], w = right.shape[1], chunks, c
     if left.shape[0] != Q or right.shape[0] != W:
         raise ValueError(f"left must have {Q} rows and right {W}")
+    cdef Py_ssize_t wide = (w + 3) // 4 * 4
     cdef const double[:, :, ::1] source = np.ascontiguousarray(products)
-    out = np.empty((J, q, w))
+    out, padded = np.empty((J, q, w)), np.zeros((W, wide))
+    padded[:, :w] = right
     cdef double[:, :, ::1] view = out
+    cdef const double[:, ::1] rights = padded
     chunks = chunk_count(J, 256, 0)
     cdef int threads = threads_for(chunks)
-    cdef double[:, ::1] room = np.empty((threads, Q * w))
+    cdef double[:, ::1] room = np.empty((threads, Q * wide + 16))     # 16: no cache line is shared by two threads
     if threads == 1:
         with nogil:
-            for l in range(J):
-                transform_level(Q, W, q, w, &source[l, 0, 0], &left[0, 0], &right[0, 0], &room[0, 0], &view[l, 0, 0])
+            transform_levels(0, J, Q, W, q, w, wide, &source[0, 0, 0], &left[0, 0], &rights[0, 0], &room[0, 0],
+                             &view[0, 0, 0])
     else:
-        for c in prange(chunks, nogil=True, schedule="static", num_threads=threads):
-            thread = threadid()
-            for l in range(J * c // chunks, J * (c + 1) // chunks):
-                transform_level(Q, W, q, w, &source[l, 0, 0], &left[0, 0], &right[0, 0], &room[thread, 0],
-                                &view[l, 0, 0])
+        for c in prange(chunks, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
+            transform_levels(J * c // chunks, J * (c + 1) // chunks, Q, W, q, w, wide, &source[0, 0, 0], &left[0, 0],
+                             &rights[0, 0], &room[threadid(), 0], &view[0, 0, 0])
     return out

@@ -82,6 +82,15 @@ cdef inline int whitened_rows(Level *lv, const double *front, double *small, dou
     return 0
 
 
+cdef inline void scalar_row(Level *lv, const double *front, double *row, double *product) noexcept nogil:
+    """`whitened_rows` for one random column: M = 1 + λ²a, R = λU / √M."""
+    cdef double root = sqrt(1 + lv.lam[0] * lv.lam[0] * front[0]), scale = lv.lam[0] / root
+    cdef Py_ssize_t j
+    product[0] *= root
+    for j in range(lv.u):
+        row[j] = scale * front[1 + j]
+
+
 cdef int eliminate(Walk *walk, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi, double *into) noexcept nogil:
     """Eliminate levels lo .. hi - 1 of factor k with all their descendants; into += Σ R'R (u x u, row length ldu).
 
@@ -99,12 +108,16 @@ cdef int eliminate(Walk *walk, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi, doubl
             if eliminate(walk, k - 1, lv.first[l], lv.first[l + 1], sc.child_front):
                 return 1
             assemble(lv, l, sc.child_front, ldc, into)
-        failed = whitened_rows(lv, lv.front + l * lv.q * lv.w, sc.small, sc.panel + used * lv.ldu, &walk.product)
-        if failed:
+        failed = 0
+        if lv.q == 1:
+            scalar_row(lv, lv.front + l * lv.w, sc.panel + used * lv.ldu, &walk.product)
+        else:
+            failed = whitened_rows(lv, lv.front + l * lv.q * lv.w, sc.small, sc.panel + used * lv.ldu, &walk.product)
+        if failed or not isfinite(walk.product):
             walk.failure.status = NOT_FINITE if not isfinite(lv.front[l * lv.q * lv.w]) else NOT_POSITIVE
             walk.failure.factor = k
             walk.failure.level = l
-            walk.failure.column = failed - 1
+            walk.failure.column = failed - 1 if failed else -1
             return 1
         used += lv.q
         if walk.product > 1e200:             # a logarithm for each level would cost more than the rest

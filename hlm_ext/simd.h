@@ -74,4 +74,9 @@ static inline void hlm_times_symmetric(ptrdiff_t q, ptrdiff_t n, const double *B
     HLM_CALL(hlm_times_symmetric, q, n, B, ldb, S, lds, Y);
 }
 
+static inline void hlm_product(ptrdiff_t m, ptrdiff_t k, ptrdiff_t n, const double *A, const double *B, double *C)
+{
+    HLM_CALL(hlm_product, m, k, n, A, B, C);
+}
+
 #endif

@@ -128,3 +128,27 @@ HLM_TARGET static void HLM_NAME(hlm_times_symmetric)(ptrdiff_t q, ptrdiff_t n, c
         }
     }
 }
+
+/* C := A B, A: m x k, B: k x n, C: m x n, rows one after the other; n is a multiple of 4. */
+HLM_TARGET static void HLM_NAME(hlm_product)(ptrdiff_t m, ptrdiff_t k, ptrdiff_t n, const double *A, const double *B,
+                                             double *C)
+{
+    for (ptrdiff_t r = 0; r < m; r++, A += k, C += n) {
+#ifdef HLM_VECTORS
+        for (ptrdiff_t j = 0; j < n; j += 4) {
+            hlm_v4 even = {0}, odd = {0};
+            ptrdiff_t i = 0;
+            for (; i + 2 <= k; i += 2) {
+                even += *(const hlm_v4 *)(B + i * n + j) * A[i];
+                odd += *(const hlm_v4 *)(B + (i + 1) * n + j) * A[i + 1];
+            }
+            if (i < k) even += *(const hlm_v4 *)(B + i * n + j) * A[i];
+            *(hlm_v4 *)(C + j) = even + odd;
+        }
+#else
+        for (ptrdiff_t j = 0; j < n; j++) C[j] = 0;
+        for (ptrdiff_t i = 0; i < k; i++)
+            for (ptrdiff_t j = 0; j < n; j++) C[j] += A[i] * B[i * n + j];
+#endif
+    }
+}

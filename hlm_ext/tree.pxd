@@ -6,6 +6,7 @@ from hlm_ext.status cimport Failure
 cdef extern from "simd.h" nogil:
     void hlm_rank_update(Py_ssize_t rows, Py_ssize_t w, const double *A, Py_ssize_t lda, double *S, Py_ssize_t lds)
     void hlm_select_update(Py_ssize_t rows, Py_ssize_t w, Py_ssize_t q, const Py_ssize_t *z, const double *A, double *P)
+    void hlm_product(Py_ssize_t m, Py_ssize_t k, Py_ssize_t n, const double *A, const double *B, double *C)
     void hlm_axpy(Py_ssize_t n, double a, const double *x, double *y)
     int hlm_solve_lu(Py_ssize_t q, Py_ssize_t w, double *G, double *X)
     void hlm_times_symmetric(Py_ssize_t q, Py_ssize_t n, const double *B, Py_ssize_t ldb, const double *S,
