@@ -8,7 +8,7 @@ From rows to statistics: `hlm_ext.structure` (order and nesting of groups), `hlm
 
 from pkgutil import extend_path
 
-# In the root of a checkout this folder of sources hides the installed package; its kernels are to be found all the same.
+# In the root of a checkout this folder of sources hides the installed package; its kernels are to be found still.
 __path__ = extend_path(__path__, __name__)
 
 from hlm_ext.columns import Columns
