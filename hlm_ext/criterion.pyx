@@ -74,7 +74,7 @@ cdef class Criterion:
     cdef const double[::1] base
     cdef const Py_ssize_t[:, ::1] entries
     cdef const double[::1] coefficients
-    cdef double[::1] packed, theta_view
+    cdef double[::1] packed, theta_view, room
     cdef double[:, ::1] schur_view, chol
     cdef double[::1] e, omega, post_view, outer_view, linear
     cdef double[:, ::1] trace, average, tangent, jacobian
@@ -82,7 +82,7 @@ cdef class Criterion:
     cdef readonly object theta, post, outer, factor_x
 
     def __init__(self, Forest forest, double freedom, bint reml, base, entries, coefficients, double constant=0.0):
-        cdef Py_ssize_t side = forest.p + 1
+        cdef Py_ssize_t side = forest.p + 1, md = max(forest.m, 1), at, i
         self.forest = forest
         self.freedom = freedom
         self.reml = reml
@@ -90,22 +90,34 @@ cdef class Criterion:
         self.base = np.ascontiguousarray(base, dtype=np.float64)
         self.entries = np.ascontiguousarray(entries, dtype=np.intp).reshape(-1, 2)
         self.coefficients = np.ascontiguousarray(coefficients, dtype=np.float64)
-        self.m = int(np.max(self.entries[:, 1])) + 1 if self.entries.shape[0] else 0
-        self.packed = np.zeros(forest.packed + 1)
+        self.m = 0
+        for i in range(self.entries.shape[0]):
+            self.m = max(self.m, self.entries[i, 1] + 1)
         self.theta = np.full(self.m, np.nan)
         self.theta_view = self.theta
-        self.schur_view = np.zeros((side, side))
         self.factor_x = np.zeros((side, side))
         self.chol = self.factor_x
-        self.e = np.zeros(side)
-        self.omega = np.zeros(forest.p * forest.p + 1)
-        self.post = np.zeros(forest.packed + 1)
-        self.outer = np.zeros(forest.packed + 1)
-        self.trace = np.zeros((max(forest.m, 1), max(forest.m, 1)))
-        self.average = np.zeros((max(forest.m, 1), max(forest.m, 1)))
-        self.tangent = np.zeros((max(forest.m, 1), side * side))
-        self.jacobian = np.zeros((max(forest.m, 1), max(self.m, 1)))
-        self.linear = np.zeros(forest.m + 1)
+        self.schur_view = np.zeros((side, side))
+        self.post, self.outer = np.zeros((2, forest.packed + 1))
+        # one block for what is never shown: making many small arrays would take longer than a small fit
+        cdef double[::1] room = np.zeros(md * md * 2 + md * side * side + md * max(self.m, 1) + md + 1
+                                         + forest.packed + 1 + side + forest.p * forest.p + 1)
+        self.trace = <double[:md, :md]> &room[0]
+        at = md * md
+        self.average = <double[:md, :md]> &room[at]
+        at += md * md
+        self.tangent = <double[:md, :side * side]> &room[at]
+        at += md * side * side
+        self.jacobian = <double[:md, :max(self.m, 1)]> &room[at]
+        at += md * max(self.m, 1)
+        self.linear = room[at:at + md + 1]
+        at += md + 1
+        self.packed = room[at:at + forest.packed + 1]
+        at += forest.packed + 1
+        self.e = room[at:at + side]
+        at += side
+        self.omega = room[at:]
+        self.room = room
         self.post_view = self.post
         self.outer_view = self.outer
         if self.base.shape[0] != forest.packed or self.entries.shape[0] != self.coefficients.shape[0]:
@@ -115,9 +127,10 @@ cdef class Criterion:
     cdef _locate(self):
         """Factor, row and column of each entry of the template."""
         cdef Py_ssize_t s, k, at, q, n = self.entries.shape[0]
-        self.entry_level = np.zeros(n + 1, dtype=np.intp)
-        self.entry_row = np.zeros(n + 1, dtype=np.intp)
-        self.entry_col = np.zeros(n + 1, dtype=np.intp)
+        cdef Py_ssize_t[:, ::1] places = np.zeros((3, n + 1), dtype=np.intp)
+        self.entry_level = places[0]
+        self.entry_row = places[1]
+        self.entry_col = places[2]
         for s in range(n):
             at = self.entries[s, 0]
             k = 0

@@ -1,6 +1,6 @@
 """Linear algebra of a few rows and columns, without the overhead of a general library."""
 
-from libc.math cimport hypot, sqrt
+from libc.math cimport fabs, hypot, log, sqrt
 from scipy.linalg.cython_lapack cimport dsyev
 
 import numpy as np
@@ -58,60 +58,98 @@ def orthonormal(const double[:, ::1] gram not None, double aliased):
     return kept, inverse
 
 
-def scaled_columns(const double[::1] mean not None, const double[::1] factor not None,
-                   const double[::1] multiple not None, Py_ssize_t constant, const Py_ssize_t[::1] places not None,
-                   bint shifted=True):
-    """Express columns by those of a pool that were shifted and scaled: columns = pool · E · F.
+def orthonormal_basis(const double[:, ::1] total not None, const double[::1] mean not None,
+                      const double[::1] factor not None, const double[::1] multiple not None, Py_ssize_t constant,
+                      const Py_ssize_t[::1] places not None, double aliased, bint drop, bint shifted=True):
+    """Make columns orthonormal that are given by a pool of shifted and scaled ones.
 
     Parameters
     ----------
+    total : (C, C) float64
+        Cross-products of the pool, whose columns are (x - mean) · factor.
     mean, factor : (C,) float64
-        The pool holds (x - mean) · factor.
     multiple : (C,) float64
         Value of a pool column that is constant (it is kept as 1), else 0.
     constant : int
         Position of a constant column in the pool, -1 without one.
     places : (b,) intp
         Positions of the columns in the pool.
+    aliased : float
+        See `orthonormal`.
+    drop : bool
+        Leave dependent columns out; if false, columns of which some are dependent are only scaled.
     shifted : bool
-        Whether a constant column among the b may undo the shift of those after it.
+        Whether a constant column among the b may undo the shift of those after it. (Those before it are not shifted:
+        whether they are aliased must not depend on it.)
 
     Returns
     -------
-    E : (C, b) float64
-    G : (b, b) float64
-        F⁻¹.
-    d : (b,) float64
-        log|F| = Σ log|d|.
+    kept : (b,) bool
+        r columns are kept.
+    B : (C, r) float64
+        pool @ B is orthonormal (or scaled to unit length).
+    back : (r, r) float64
+        kept columns = pool @ B @ back⁻¹: coefficients of the columns are back @ those of the basis.
     at : int
-        Position of the constant column among the b that undoes the shift, -1 if the shift is undone in E.
-
-    Notes
-    -----
-    Columns before the constant one are not shifted: whether they are aliased must not depend on it.
+        Position among the kept ones of the constant column that undoes the shift, -1 without one.
+    logdet : float
+        -log|back|.
     """
-    cdef Py_ssize_t C = mean.shape[0], b = places.shape[0], j, at = -1
-    E, G, d = np.zeros((C, b)), np.zeros((b, b)), np.empty(b)
-    cdef double[:, ::1] e = E, g = G
-    cdef double[::1] scale = d
+    cdef Py_ssize_t C = mean.shape[0], b = places.shape[0], i, j, c, r, at = -1
+    cdef double s, logdet = 0
+    cdef double[:, ::1] g = np.zeros((b, b))
+    cdef double[::1] own = np.zeros(b + 1), d = np.zeros(b + 1)     # part of 1 in each column, and its scale
+    cdef Py_ssize_t[::1] place = np.zeros(b + 1, dtype=np.intp)
     for j in range(b):
         if not 0 <= places[j] < C:
             raise ValueError("places names a column that is not in the pool")
         if multiple[places[j]] != 0:
-            e[constant, j] = 1
-            scale[j] = multiple[places[j]]
+            place[j] = constant
+            d[j] = multiple[places[j]]
             if shifted and at < 0:
                 at = j
         else:
-            e[places[j], j] = 1
-            scale[j] = 1 / factor[places[j]]
-        g[j, j] = 1 / scale[j]
+            place[j] = places[j]
+            d[j] = 1 / factor[places[j]]
     for j in range(b):
-        if at >= 0 and j > at:
-            g[at, j] -= mean[places[j]] / (scale[j] * scale[at])
-        elif constant >= 0:
-            e[constant, j] += mean[places[j]] * factor[places[j]]
-    return E, G, d, at
+        if constant >= 0 and not (at >= 0 and j > at):
+            own[j] = mean[places[j]] * factor[places[j]]
+    for i in range(b):
+        for j in range(i + 1):
+            s = total[place[i], place[j]]
+            if own[i] != 0:
+                s += own[i] * total[constant, place[j]]
+            if own[j] != 0:
+                s += own[j] * total[place[i], constant]
+                s += own[i] * own[j] * total[constant, constant]
+            g[i, j] = s
+            g[j, i] = s
+    kept, W = orthonormal(g, aliased)
+    r = W.shape[0]
+    if r < b and not drop:
+        W = np.diag([1 / sqrt(g[j, j]) if g[j, j] > 0 else 1.0 for j in range(b)])
+        kept[:] = True
+        r = b
+    if drop and at >= 0 and not kept[at]:        # earlier columns add up to it: it cannot carry the shift of the others
+        return orthonormal_basis(total, mean, factor, multiple, constant, places, aliased, drop, False)
+    B, back = np.zeros((C, r)), np.zeros((r, r))
+    cdef double[:, ::1] basis = B, inverse = back, w = W
+    cdef Py_ssize_t row = 0, top = -1
+    for j in range(b):
+        if not kept[j]:
+            continue
+        if j == at:
+            top = row
+        for c in range(r):
+            basis[place[j], c] += w[row, c]
+            if own[j] != 0:
+                basis[constant, c] += own[j] * w[row, c]
+            inverse[row, c] += w[row, c] / d[j]
+            if at >= 0 and j > at:
+                inverse[top, c] -= mean[places[j]] / (d[j] * d[at]) * w[row, c]
+        logdet += log(fabs(d[j])) - log(w[row, row])
+        row += 1
+    return kept, B, back, top, logdet
 
 
 def eigh(const double[:, :] matrix not None):

@@ -268,3 +268,13 @@ def test_fit_does_not_change_its_inputs() -> None:
     case.model().fit().fittedvalues  # noqa: B018
     for before, after in zip(copies, [case.y, case.X, *case.Z, *case.codes], strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+def test_trace_is_in_the_users_units() -> None:
+    _, fit = fitted("two nested")
+    trace = fit.trace
+    assert list(trace.columns) == ["criterion", "step", "decrement", *fit.theta.index]
+    # the last step of the trace is the estimate
+    np.testing.assert_allclose(trace.iloc[-1, 3:].astype(float), fit.theta, rtol=1e-9)
+    assert trace["criterion"].iloc[-1] == pytest.approx(fit.criterion, abs=1e-9)
+    assert trace.index.name == "iteration"

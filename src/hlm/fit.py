@@ -96,8 +96,11 @@ class Fit:
 
     @cached_property
     def trace(self) -> pd.DataFrame:
-        """Steps of the optimiser: criterion, step, decrement and θ (in the coordinates of the engine)."""
-        return self._trace.table([f"engine {name}" for name in self._problem.template.names])
+        """Steps of the optimiser: criterion, length of the step and Newton decrement (engine's coordinates), and θ."""
+        frame = self._trace.table()
+        values = [self._user_theta(theta) for theta in self._trace.theta]
+        names = self._problem.template.names
+        return frame.join(pd.DataFrame(np.array(values).reshape(len(values), len(names)), columns=names))
 
     # ---- fixed effects --------------------------------------------------------------------------------------------
 
@@ -163,30 +166,33 @@ class Fit:
         """Residual standard deviation σ̂."""
         return float(np.sqrt(self._criterion.sigma2) * self._problem.coordinates.scale)
 
-    @cached_property
-    def _roots(self) -> list[npt.NDArray[np.float64]]:
+    def _roots(self, engine_theta: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
         """Square roots (q, q) of D of each factor in the user's units of u/σ."""
-        engine = self._problem.template.factors_of(self._engine_theta)
+        engine = self._problem.template.factors_of(engine_theta)
         return [effect_map @ L for effect_map, L in zip(self._problem.maps, engine, strict=True)]
 
-    @cached_property
-    def theta(self) -> pd.Series:
-        """Stacked lower triangles of Λ, column by column, random terms in the order of the formula; T = σ²ΛΛ'."""
+    def _user_theta(self, engine_theta: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         template = self._problem.template
         matrices = []
-        for factor, root in zip(template.factors, self._roots, strict=True):
+        for factor, root in zip(template.factors, self._roots(engine_theta), strict=True):
             L = np.zeros_like(root)
             for block in factor.blocks:
                 index = np.ix_(block, block)
                 L[index] = lower_factor(root[index])
             matrices.append(L)
-        return pd.Series(template.theta_of(matrices), index=template.names, name="theta", dtype=float)
+        return template.theta_of(matrices)
+
+    @cached_property
+    def theta(self) -> pd.Series:
+        """Stacked lower triangles of Λ, column by column, random terms in the order of the formula; T = σ²ΛΛ'."""
+        names = self._problem.template.names
+        return pd.Series(self._user_theta(self._engine_theta), index=names, name="theta", dtype=float)
 
     @cached_property
     def covariances(self) -> dict[str, pd.DataFrame]:
         """T of each grouping factor: covariance matrix of its random effects, in units of the response."""
         out = {}
-        for factor, root in zip(self.model.design.factors, self._roots, strict=True):
+        for factor, root in zip(self.model.design.factors, self._roots(self._engine_theta), strict=True):
             names = list(factor.effects)
             out[factor.name] = pd.DataFrame(self.sigma**2 * (root @ root.T), index=names, columns=names)
         return out

@@ -16,9 +16,10 @@ from hlm.design import Factor
 from hlm.errors import NumericalError
 from hlm.statistics import Statistics
 from hlm_ext.gather import transform
-from hlm_ext.linear import orthonormal, scaled_columns
+from hlm_ext.linear import orthonormal_basis
 
 Matrix = npt.NDArray[np.float64]
+Places = npt.NDArray[np.intp]
 
 # A column is aliased when less than this part of its (centred) sum of squares is left after the columns before it;
 # cross-products carry about 1e-15 of it as noise.
@@ -58,34 +59,23 @@ class Coordinates:
     log_units: float
 
 
-def _columns(s: Statistics, places: npt.NDArray[np.intp], shifted: bool = True) -> tuple[Matrix, Matrix, Matrix, int]:
-    return scaled_columns(s.mean, s.factor, s.multiple, s.constant, places, shifted)
+def _basis(s: Statistics, places: Places, drop: bool) -> tuple[npt.NDArray[np.bool_], Matrix, Matrix, int, float]:
+    return orthonormal_basis(s.total, s.mean, s.factor, s.multiple, s.constant, places, ALIASED, drop)
 
 
-def _block_basis(statistics: Statistics, places: npt.NDArray[np.intp]) -> tuple[Matrix, Matrix]:
-    """Return B (C, b) and its inverse map N (b, b): pool · B has orthonormal columns and Z = pool · B · N⁻¹.
+def _random_basis(s: Statistics, k: int, factor: Factor) -> tuple[Matrix, Matrix]:
+    """Return B (C, q) and the map u = map @ (engine's u) of a factor; Z'Z averages to the identity over its levels.
 
     A block whose columns are dependent is only scaled: its covariance is not unique, but the likelihood is.
     """
-    E, G, _, _ = _columns(statistics, places)
-    gram = E.T @ statistics.total @ E
-    _kept, W = orthonormal(gram, ALIASED)
-    if len(W) < len(places):
-        W = np.diag(1 / np.sqrt(np.where(np.diag(gram) > 0, np.diag(gram), 1.0)))
-    return E @ W, G @ W
-
-
-def _random_basis(statistics: Statistics, k: int, factor: Factor) -> tuple[Matrix, Matrix]:
-    """Return B (C, q) and the map u = map @ (engine's u) of a factor; Z'Z averages to the identity over its levels."""
-    places = statistics.random[k]
     unit = math.sqrt(factor.size)
     if len(factor.blocks) == 1:
-        B, back = _block_basis(statistics, places)
+        _, B, back, _, _ = _basis(s, s.random[k], drop=False)
         return unit * B, unit * back
-    B, back = np.zeros((len(statistics.factor), factor.width)), np.zeros((factor.width, factor.width))
+    B, back = np.zeros((len(s.factor), factor.width)), np.zeros((factor.width, factor.width))
     for block in factor.blocks:
         index = np.array(block)
-        basis, inverse = _block_basis(statistics, places[index])
+        _, basis, inverse, _, _ = _basis(s, s.random[k][index], drop=False)
         B[:, index] = unit * basis
         back[np.ix_(index, index)] = unit * inverse
     return B, back
@@ -107,15 +97,7 @@ def to_coordinates(statistics: Statistics, factors: list[Factor], response: str)
         If the fixed part reproduces the response.
     """
     s = statistics
-    E, G, d, constant = _columns(s, s.fixed)
-    gram = E.T @ s.total @ E
-    kept, W = orthonormal(gram, ALIASED)
-    if constant >= 0 and not kept[constant]:  # earlier columns add up to it: it cannot carry the shift of the others
-        E, G, d, constant = _columns(s, s.fixed, shifted=False)
-        kept, W = orthonormal(E.T @ s.total @ E, ALIASED)
-    if not kept.all():
-        E, G, d = E[:, kept], G[np.ix_(kept, kept)], d[kept]
-    X = E @ W
+    kept, X, beta_map, constant, logdet = _basis(s, s.fixed, drop=True)
     y = np.zeros(len(s.factor))
     y[-1] = 1.0
     if constant < 0 <= s.constant:
@@ -136,15 +118,13 @@ def to_coordinates(statistics: Statistics, factors: list[Factor], response: str)
         basis, back = _random_basis(s, k, factor)
         bases.append(basis)
         maps.append(back)
-    total = np.eye(len(W) + 1)
+    total = np.eye(X.shape[1] + 1)
     total[-1, -1] = s.n
     blocks = _level_blocks(s, bases, np.hstack(right))
     unit = 1 / s.factor[-1]
-    beta_map = G @ W
     beta_shift = beta_map @ cross * unit
     if constant >= 0:
-        beta_shift[int(kept[:constant].sum())] += s.mean[-1] / s.multiple[s.fixed[constant]]
-    log_units = 2 * float(np.log(np.abs(d)).sum() - np.log(np.diag(W)).sum())
+        beta_shift[constant] += s.mean[-1] / s.multiple[s.fixed[kept][constant]]
     return Coordinates(
         blocks=blocks,
         total=total,
@@ -153,7 +133,7 @@ def to_coordinates(statistics: Statistics, factors: list[Factor], response: str)
         beta_shift=beta_shift,
         effect_maps=maps,
         scale=float(scale * unit),
-        log_units=log_units,
+        log_units=2 * logdet,
     )
 
 

@@ -5,8 +5,6 @@ The E-step is the compiled moments pass. The criterion never rises; each step is
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from hlm.covariance import Template
@@ -87,7 +85,6 @@ def minimize(
     profiled: bool,
     accelerate: bool,
     max_iter: int,
-    progress: Callable[[int, float], None] | None = None,
 ) -> Trace:
     """Run EM from `theta` (m,).
 
@@ -101,8 +98,6 @@ def minimize(
         SQUAREM: extrapolate two steps; a point that is not lower is thrown away, so the criterion still never rises.
     max_iter : int
         Most EM steps.
-    progress : callable, optional
-        Called with iteration and criterion.
 
     Raises
     ------
@@ -127,8 +122,6 @@ def minimize(
             steps += 1
             state, value = _accelerated(em, start, first, state, value)
         trace.add(state[0], value, float(np.linalg.norm(state[0] - start[0])))
-        if progress is not None:
-            progress(steps, value)
         gain = before - value
         rate = min(gain / last_gain, 0.999999) if 0 < last_gain < np.inf else 0.999999
         last_gain = gain

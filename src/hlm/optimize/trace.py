@@ -53,11 +53,8 @@ class Trace:
     def __len__(self) -> int:
         return len(self.criterion)
 
-    def table(self, names: list[str] | None = None) -> pd.DataFrame:
-        """Return the trace as a table: criterion, step, decrement, and θ of each iteration."""
+    def table(self) -> pd.DataFrame:
+        """Return criterion, step and decrement of each iteration as a table."""
         frame = pd.DataFrame({"criterion": self.criterion, "step": self.step, "decrement": self.decrement})
         frame.index.name = "iteration"
-        m = len(self.theta[0]) if self.theta else 0
-        for s in range(m):
-            frame[names[s] if names else f"theta{s}"] = [theta[s] for theta in self.theta]
         return frame
