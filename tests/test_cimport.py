@@ -1,6 +1,7 @@
 """A foreign package that `cimport`s the kernels builds and runs against what is installed."""
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -19,12 +20,16 @@ SOURCE = Path(__file__).with_name("cimport_package")
 @pytest.mark.skipif(
     not (Path(hlm_ext.__file__).parent / "forest.pxd").exists(), reason="editable: nothing is installed"
 )
-@pytest.mark.skipif(shutil.which("meson") is None, reason="needs meson on the PATH")
 def test_a_foreign_package_can_cimport(tmp_path: Path) -> None:
     shutil.copytree(SOURCE, tmp_path / "package")
     build = tmp_path / "build"
-    for command in (["meson", "setup", str(build), str(tmp_path / "package")], ["meson", "compile", "-C", str(build)]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # meson and cython of the environment that runs the tests, whether it is activated or not
+    meson = [sys.executable, "-m", "mesonbuild.mesonmain"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    for arguments in (["setup", str(build), str(tmp_path / "package")], ["compile", "-C", str(build)]):
+        command = [*meson, *arguments]
+        environment = {**os.environ, "PATH": path}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
     library = next(path for path in build.glob("user.*") if path.suffix in (".so", ".pyd"))
     spec = importlib.util.spec_from_file_location("user", library)
