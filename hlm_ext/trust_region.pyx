@@ -1,9 +1,10 @@
 """The trust-region subproblem in few dimensions, solved exactly from the eigenvalues of the Hessian."""
 
 from libc.math cimport fabs, sqrt
-from scipy.linalg.cython_lapack cimport dsyev
 
 import numpy as np
+
+from hlm_ext.linear import eigh
 
 
 def trust_region_step(const double[::1] gradient not None, const double[:, ::1] hessian not None, double radius):
@@ -34,20 +35,15 @@ def trust_region_step(const double[::1] gradient not None, const double[:, ::1] 
     Moré and Sorensen (1983), in the eigenbasis; where g has no part along the lowest eigenvector of an indefinite H
     (the hard case: θ at a saddle by symmetry) the step goes to the boundary along that eigenvector.
     """
-    cdef int m = <int> gradient.shape[0], lwork = max(1, 34 * m), info = 0, i, j, _
+    cdef Py_ssize_t m = gradient.shape[0], i, j, _
     if m == 0:
         return np.zeros(0), 0.0, 0.0, 0.0, True
-    cdef double[::1, :] vectors = np.array(hessian, order="F")
-    cdef double[::1] values = np.zeros(m), work = np.zeros(lwork), g = np.zeros(m), s = np.zeros(m)
+    eigenvalues, eigenvectors = eigh(hessian)
+    cdef double[::1] values = eigenvalues, g = np.zeros(m), s = np.zeros(m)
+    cdef double[:, :] vectors = eigenvectors
     cdef double size = 0, top, low, shift, norm, slope, decrement = 0, reduction = 0, floor_, gap, rest, lowest_shift
     cdef double highest
     cdef bint inside = False
-    for i in range(m):
-        for j in range(m):
-            vectors[i, j] = 0.5 * (hessian[i, j] + hessian[j, i])
-    dsyev("V", "L", &m, &vectors[0, 0], &m, &values[0], &work[0], &lwork, &info)
-    if info != 0:
-        raise ArithmeticError("the Hessian holds numbers that are not finite")
     top = max(fabs(values[0]), fabs(values[m - 1]))
     floor_ = 1e-14 * top
     for i in range(m):

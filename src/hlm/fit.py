@@ -14,6 +14,7 @@ from scipy.special import ndtr, ndtri
 from hlm import effects as _effects
 from hlm.criterion import Problem
 from hlm.errors import DataError
+from hlm.prediction import linear_predictor, predict
 from hlm_ext.linear import eigh, lower_factor
 
 if TYPE_CHECKING:
@@ -261,27 +262,16 @@ class Fit:
 
     # ---- rows -----------------------------------------------------------------------------------------------------
 
-    def _fitted(self) -> npt.NDArray[np.float64]:
-        design = self.model.design
-        values = np.zeros(self.nobs)
-        for column, beta in zip(design.columns, self.params.to_numpy(), strict=True):
-            if not np.isnan(beta):
-                values += column * beta
-        for factor, modes in zip(design.factors, self._modes, strict=True):
-            values += _effects.contributions(factor, modes, factor.codes, list(factor.columns))
-        return values
-
     @property
     def fittedvalues(self) -> pd.Series:
         """Xγ̂ + Zû + offset (N,), over the rows of the input; NaN where a row was dropped."""
-        design = self.model.design
-        fitted = self._fitted()
-        return design.full_length(fitted if design.offset is None else fitted + design.offset).rename("fittedvalues")
+        return self.predict().rename("fittedvalues")
 
     @property
     def resid(self) -> pd.Series:
         """Response less `fittedvalues` (N,), over the rows of the input; NaN where a row was dropped."""
-        return self.model.design.full_length(self.model.design.y - self._fitted()).rename("resid")
+        design = self.model.design
+        return design.full_length(design.y - linear_predictor(self, design.factors)).rename("resid")
 
     def predict(self, new: Any = None, *, effects: str | Sequence[str] = "all", new_levels: str = "error") -> pd.Series:
         """Predict the response.
@@ -305,8 +295,6 @@ class Fit:
         DataError
             For an unknown level or category, naming it, or a missing column.
         """
-        from hlm.prediction import predict
-
         return predict(self, new, effects, new_levels)
 
     # ---- for people -----------------------------------------------------------------------------------------------

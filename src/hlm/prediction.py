@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hlm.design import Design, Factor
+from hlm.design import Column, Design, Factor
 from hlm.effects import contributions
 from hlm.errors import DataError, show
 
@@ -25,22 +25,14 @@ def predict(fit: Fit, new: Any, effects: str | Sequence[str], new_levels: str) -
     design = fit.model.design
     chosen = chosen_factors(design, effects)
     if new is None:
-        columns, offsets, index = list(design.columns), [] if design.offset is None else [design.offset], None
-        n = design.nobs
-    else:
-        columns, offsets, index = fit.model.new_rows(new)
-        n = len(index)
-    values = np.zeros(n)
-    for column, beta in zip(columns, fit.params.to_numpy(), strict=True):
-        if not np.isnan(beta):
-            values += column * beta
+        values = linear_predictor(fit, chosen)
+        return design.full_length(values if design.offset is None else values + design.offset).rename("predicted")
+    columns, offsets, index = fit.model.new_rows(new)
+    values = fixed_part(fit, columns, len(index))
     for offset in offsets:
         values += offset
     for factor in chosen:
         modes = fit.random_effects[factor.name].to_numpy()
-        if new is None:
-            values += contributions(factor, modes, factor.codes, list(factor.columns))
-            continue
         levels, random, labels = fit.model.new_groups(new, factor)
         unknown = levels < 0
         if unknown.any() and new_levels == "error":
@@ -55,9 +47,26 @@ def predict(fit: Fit, new: Any, effects: str | Sequence[str], new_levels: str) -
             )
         added = contributions(factor, modes, levels, random)
         values += np.where(unknown, np.nan if new_levels == "nan" else 0.0, added)
-    if new is None:
-        return design.full_length(values).rename("predicted")
     return pd.Series(values, index=index, name="predicted")
+
+
+def fixed_part(fit: Fit, columns: Sequence[Column], n: int) -> Column:
+    """Return Xγ̂ (n,) from the columns of X; aliased ones count for nothing."""
+    values = np.zeros(n)
+    for column, coefficient in zip(columns, fit.params.to_numpy(), strict=True):
+        if not np.isnan(coefficient):
+            values += column * coefficient
+    return values
+
+
+def linear_predictor(fit: Fit, chosen: Sequence[Factor]) -> Column:
+    """Return Xγ̂ + Σ Zû (n,) of the rows of the fit, without the offset, over the chosen factors."""
+    design = fit.model.design
+    values = fixed_part(fit, design.columns, design.nobs)
+    for factor in chosen:
+        modes = fit.random_effects[factor.name].to_numpy()
+        values += contributions(factor, modes, factor.codes, list(factor.columns))
+    return values
 
 
 def chosen_factors(design: Design, effects: str | Sequence[str]) -> list[Factor]:
