@@ -183,6 +183,11 @@ def check_design(design: Design) -> None:
                 )
 
 
+def intercept(n: int) -> Column:
+    """Return a column of n ones that takes no memory (its stride is 0)."""
+    return np.broadcast_to(np.ones(1), (n,))
+
+
 def as_float(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
     """Return `values` as a float64 array, without a copy where they are that already."""
     array = np.asarray(values)

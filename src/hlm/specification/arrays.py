@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hlm.design import as_float
+from hlm.design import as_float, intercept
 from hlm.errors import DataError
 
 
@@ -44,7 +44,7 @@ class Random:
     def columns(self, n: int) -> list[npt.NDArray[np.float64]]:
         """Return the q random columns, each (n,) float64."""
         if self.Z is None:
-            return [np.ones(n)]
+            return [intercept(n)]
         Z = as_float(self.Z, f"Z of '{self.name}'")
         if Z.ndim == 1:
             Z = Z[:, None]

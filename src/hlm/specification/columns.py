@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hlm.design import intercept
 from hlm.errors import DataError
 from hlm.specification.expression import BASES, CATEGORICAL, Call, Coding, Expression, Name
 from hlm.specification.formula import Terms
@@ -120,7 +121,7 @@ class Encoder:
         return self._assemble(values, len(frame))
 
     def _assemble(self, values: dict[Expression, Any], n: int) -> Columns:
-        named: Named = [("Intercept", np.ones(n))] if self._intercept else []
+        named: Named = [("Intercept", intercept(n))] if self._intercept else []
         for product in self._products:
             blocks = [self._factors[expression].columns(values[expression], reduced) for expression, reduced in product]
             if len(blocks) == 1:
