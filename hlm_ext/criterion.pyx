@@ -82,6 +82,10 @@ cdef class Criterion:
     cdef readonly object theta, post, outer, factor_x
 
     def __init__(self, Forest forest, double freedom, bint reml, base, entries, coefficients, double constant=0.0):
+        if forest is None:
+            raise TypeError("forest must be a Forest, got None")
+        if not freedom > 0:
+            raise ValueError(f"freedom must be positive, got {freedom}: there must be more rows than columns of X")
         cdef Py_ssize_t side = forest.p + 1, md = max(forest.m, 1), at, i
         self.forest = forest
         self.freedom = freedom
@@ -244,6 +248,8 @@ cdef class Criterion:
 
     cdef _moments(self, bint second, bint beta_known, double **effects, double **covariances):
         cdef Failure failure
+        if self.evaluations == 0:
+            raise ValueError("evaluate the criterion first: call value(theta)")
         self._root(beta_known)
         failure = self.forest.moments_into(&self.e[0], &self.omega[0], beta_known, second, self.post_view,
                                            self.outer_view, self.trace, self.average, self.tangent, effects,

@@ -179,6 +179,13 @@ def gather(Columns columns not None, const Py_ssize_t[::1] order, const Py_ssize
         raise ValueError(f"shift and factor must have {count} entries")
     if leaves < 1 or first[0] != 0 or first[leaves] != n:
         raise ValueError(f"first must run from 0 to {n}")
+    for i in range(leaves):
+        if first[i] > first[i + 1]:
+            raise ValueError("first must not decrease")
+    if order is not None:
+        for i in range(n):
+            if not 0 <= order[i] < n:
+                raise ValueError(f"order[{i}] = {order[i]} is not a row")
     for i in range(q):
         if not 0 <= selected[i] < count:
             raise ValueError("selected names a column that is not there")

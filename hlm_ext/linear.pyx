@@ -6,6 +6,12 @@ from scipy.linalg.cython_lapack cimport dsyev
 import numpy as np
 
 
+cdef int must_be_square(Py_ssize_t rows, Py_ssize_t columns) except -1:
+    if rows != columns:
+        raise ValueError(f"the matrix must be square, got ({rows}, {columns})")
+    return 0
+
+
 def orthonormal(const double[:, ::1] gram not None, double aliased):
     """Find W, upper triangular, that makes independent columns orthonormal: W'GW = I.
 
@@ -29,6 +35,7 @@ def orthonormal(const double[:, ::1] gram not None, double aliased):
     """
     cdef Py_ssize_t p = gram.shape[0], r = 0, i, j, c
     cdef double s
+    must_be_square(gram.shape[0], gram.shape[1])
     kept = np.zeros(p, dtype=bool)
     factor = np.zeros((p, p))
     cdef double[:, ::1] L = factor           # rows of kept columns only
@@ -172,6 +179,7 @@ def eigh(const double[:, :] matrix not None):
     """
     cdef int q = <int> matrix.shape[0], lwork = max(1, 34 * q), info = 0
     cdef Py_ssize_t i, j
+    must_be_square(matrix.shape[0], matrix.shape[1])
     values, vectors = np.zeros(q), np.zeros((q, q))
     if q == 0:
         return values, vectors
@@ -193,6 +201,7 @@ def lower_factor(const double[:, :] root not None):
     """
     cdef Py_ssize_t q = root.shape[0], i, j, r
     cdef double a, b, h, x
+    must_be_square(root.shape[0], root.shape[1])
     factor = np.array(root, order="C")
     cdef double[:, ::1] L = factor
     for i in range(q):

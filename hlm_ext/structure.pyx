@@ -31,12 +31,18 @@ def compact_codes(const Py_ssize_t[::1] values not None, Py_ssize_t low, Py_ssiz
     return codes, distinct
 
 
+cdef out_of_range(Py_ssize_t code, Py_ssize_t row, Py_ssize_t J):
+    return ValueError(f"code {code} in row {row} is not one of 0 … {J - 1}")
+
+
 def first_rows(const Py_ssize_t[::1] codes not None, Py_ssize_t J):
     """Return (J,) intp: the first row of each level, n for a level that has none."""
     cdef Py_ssize_t n = codes.shape[0], i
     out = np.full(J, n, dtype=np.intp)
     cdef Py_ssize_t[::1] first = out
     for i in range(n - 1, -1, -1):
+        if not 0 <= codes[i] < J:
+            raise out_of_range(codes[i], i, J)
         first[codes[i]] = i
     return out
 
@@ -48,6 +54,8 @@ def appearance(const Py_ssize_t[::1] codes not None, Py_ssize_t J):
     cdef Py_ssize_t[::1] levels = out
     cdef unsigned char[::1] seen = np.zeros(J + 1, dtype=np.uint8)
     for i in range(n):
+        if not 0 <= codes[i] < J:
+            raise out_of_range(codes[i], i, J)
         if not seen[codes[i]]:
             seen[codes[i]] = 1
             levels[found] = codes[i]
@@ -75,10 +83,14 @@ def parents(const Py_ssize_t[::1] child not None, const Py_ssize_t[::1] first no
     row : int
         First row that contradicts nesting, or -1: the factors are crossed there.
     """
-    cdef Py_ssize_t n = child.shape[0], i
+    cdef Py_ssize_t n = child.shape[0], J = first.shape[0], i
+    if parent.shape[0] != n:
+        raise ValueError(f"child has {n} rows, parent {parent.shape[0]}")
     of = np.asarray(parent)[np.asarray(first)]
     cdef const Py_ssize_t[::1] view = of
     for i in range(n):
+        if not 0 <= child[i] < J:
+            raise out_of_range(child[i], i, J)
         if view[child[i]] != parent[i]:
             return of, i
     return of, -1
@@ -104,7 +116,14 @@ def sort_rows(const Py_ssize_t[::1] codes not None, const Py_ssize_t[::1] positi
     cdef bint ordered = True
     offsets = np.zeros(J + 1, dtype=np.intp)
     cdef Py_ssize_t[::1] first = offsets
+    cdef unsigned char[::1] taken = np.zeros(J + 1, dtype=np.uint8)
+    for i in range(J):
+        if not 0 <= position[i] < J or taken[position[i]]:
+            raise ValueError(f"position must be a permutation of 0 … {J - 1}")
+        taken[position[i]] = 1
     for i in range(n):
+        if not 0 <= codes[i] < J:
+            raise out_of_range(codes[i], i, J)
         at = position[codes[i]]
         first[at + 1] += 1
         if at < last:

@@ -38,6 +38,8 @@ def trust_region_step(const double[::1] gradient not None, const double[:, ::1] 
     cdef Py_ssize_t m = gradient.shape[0], i, j, _
     if m == 0:
         return np.zeros(0), 0.0, 0.0, 0.0, True
+    if hessian.shape[0] != m or hessian.shape[1] != m:
+        raise ValueError(f"hessian must be ({m}, {m}), got ({hessian.shape[0]}, {hessian.shape[1]})")
     eigenvalues, eigenvectors = eigh(hessian)
     cdef double[::1] values = eigenvalues, g = np.zeros(m), s = np.zeros(m)
     cdef double[:, :] vectors = eigenvectors

@@ -10,9 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hlm.design import Factor
-from hlm_ext.linear import lower_root
+from hlm_ext.linear import eigh, lower_root
 
 Matrix = npt.NDArray[np.float64]
+
+# An eigenvalue of D below this counts as zero, in units where a group of average size has reliability 1/2 at 1.
+ZERO = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +69,14 @@ class Template:
         for value, (k, i, j) in zip(theta, self.owners, strict=True):
             out[k][i, j] = value
         return out
+
+    def ranks(self, theta: Matrix) -> list[int]:
+        """Rank of D of each factor in the order of the formula; θ in the coordinates of the engine."""
+        return [int((eigh(L @ L.T)[0] > ZERO).sum()) for L in self.factors_of(theta)]
+
+    def is_singular(self, theta: Matrix) -> bool:
+        """Whether some direction has no variance; θ in the coordinates of the engine."""
+        return any(rank < factor.width for rank, factor in zip(self.ranks(theta), self.factors, strict=True))
 
     def theta_of(self, matrices: Sequence[Matrix]) -> Matrix:
         """Return θ from Λ of each factor in the order of the formula."""

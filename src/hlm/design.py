@@ -127,7 +127,7 @@ def merge_factors(parts: Sequence[tuple[Factor, str]]) -> tuple[Factor, ...]:
     Raises
     ------
     DesignError
-        If a random column appears twice on one factor.
+        If a random column appears twice on one factor, or two terms of one name have different codes.
     """
     merged: dict[str, Factor] = {}
     for part, text in parts:
@@ -135,6 +135,13 @@ def merge_factors(parts: Sequence[tuple[Factor, str]]) -> tuple[Factor, ...]:
         if old is None:
             merged[part.name] = part
             continue
+        if part.codes is not old.codes and not (
+            np.array_equal(part.codes, old.codes) and part.labels.equals(old.labels)
+        ):
+            raise DesignError(
+                f"{text}: an earlier term named '{part.name}' has other codes; give each grouping factor its own name",
+                column=part.name,
+            )
         for effect in part.effects:
             if effect in old.effects:
                 raise DesignError(
@@ -190,6 +197,8 @@ def intercept(n: int) -> Column:
 
 def as_float(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
     """Return `values` as a float64 array, without a copy where they are that already."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise DataTypeError(f"{what} is a masked array; fill the masked values or leave their rows out", column=what)
     array = np.asarray(values)
     if array.dtype == np.float64:
         return array
@@ -202,7 +211,7 @@ def check_weights(weights: npt.ArrayLike | None, n: int) -> Column | None:
     """Return prior weights as float64, or raise an error that says what is wrong with them."""
     if weights is None:
         return None
-    w = as_float(weights, "weights")
+    w = np.ascontiguousarray(as_float(weights, "weights"))
     if w.shape != (n,):
         raise DataError(f"weights has length {len(w) if w.ndim else 1}, data has {n} rows", column="weights")
     for bad, what in ((np.isnan(w), "missing"), (np.isinf(w), "infinite")):

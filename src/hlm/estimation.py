@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from hlm.certificate import GAIN, Certificate, certify, escape, settle
+from hlm.covariance import Template
 from hlm.criterion import Problem
 from hlm.errors import HLMError
 from hlm.optimize import em, newton
 from hlm.optimize.start import moment_start
-from hlm.optimize.trace import Trace
+from hlm.optimize.trace import Trace, Vector
 from hlm_ext.criterion import Criterion, KernelError
 
 METHODS = ("newton", "fisher", "em", "ecme")
@@ -49,6 +50,8 @@ def estimate(problem: Problem, reml: bool, method: str, max_iter: int | None, ac
     """
     if method not in METHODS:
         raise HLMError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    if max_iter is not None and (not isinstance(max_iter, (int, np.integer)) or max_iter < 1):
+        raise HLMError(f"max_iter must be a whole number of at least 1, got {max_iter!r}")
     try:
         criterion = problem.criterion(reml)
         trace, certificate = _minimize(problem, criterion, method, max_iter, accelerate)
@@ -71,13 +74,28 @@ def _minimize(
         settle(criterion, template)
         return trace, certify(criterion, template)
     information = "observed" if method == "newton" else "expected"
-    trace = newton.minimize(criterion, theta, information, max_iter or 200)
+    trace, certificate = _search(criterion, template, theta, information, max_iter or 200)
+    if template.is_singular(np.array(criterion.theta)):
+        # Small data can have a local minimum on the boundary beside a lower one inside: look from inside too.
+        found, value = np.array(criterion.theta), criterion.last
+        second, other = _search(criterion, template, template.start(), information, max_iter or 200)
+        if criterion.last < value - 1e-9:
+            return second, other
+        criterion.value(found)
+    return trace, certificate
+
+
+def _search(
+    criterion: Criterion, template: Template, theta: Vector, information: str, max_iter: int
+) -> tuple[Trace, Certificate]:
+    """Minimise from θ, leave boundary points where the cone test shows a way down, and settle on the boundary."""
+    trace = newton.minimize(criterion, theta, information, max_iter)
     certificate = certify(criterion, template)
     for _ in range(ESCAPES):
         way = escape(criterion, template) if certificate.cone >= GAIN else None
         if way is None:
             break
-        trace.extend(newton.minimize(criterion, way, information, max_iter or 200))
+        trace.extend(newton.minimize(criterion, way, information, max_iter))
         certificate = certify(criterion, template)
     if settle(criterion, template):
         certificate = certify(criterion, template)

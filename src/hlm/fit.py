@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +16,12 @@ from hlm import effects as _effects
 from hlm.criterion import Problem
 from hlm.errors import DataError
 from hlm.prediction import linear_predictor, predict
-from hlm_ext.linear import eigh, lower_factor
+from hlm_ext.linear import lower_factor
 
 if TYPE_CHECKING:
     from hlm.certificate import Certificate
     from hlm.estimation import Estimate
     from hlm.model import Model
-
-# An eigenvalue of D below this counts as zero, in units where a group of average size has reliability 1/2 at 1.
-ZERO = 1e-10
 
 
 class Fit:
@@ -47,6 +45,17 @@ class Fit:
         self._certificate = estimate.certificate
         self._trace = estimate.trace
         self._engine_theta = np.array(estimate.criterion.theta)
+        self._lock = Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the kernel's memory, which is made again from the statistics."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_criterion", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._criterion = self._problem.criterion(self.reml)
+        self._criterion.value(self._engine_theta)
+        self._lock = Lock()
 
     # ---- numbers of the whole model -------------------------------------------------------------------------------
 
@@ -110,7 +119,9 @@ class Fit:
         """Fixed effects γ̂ (p,); NaN for columns that are aliased with earlier ones."""
         coordinates = self._problem.coordinates
         values = np.full(len(coordinates.kept), np.nan)
-        values[coordinates.kept] = coordinates.beta_map @ self._criterion.beta + coordinates.beta_shift
+        with self._lock:
+            engine = self._criterion.beta
+        values[coordinates.kept] = coordinates.beta_map @ engine + coordinates.beta_shift
         return pd.Series(values, index=list(self.model.design.names), name="params")
 
     @property
@@ -198,27 +209,24 @@ class Fit:
             out[factor.name] = pd.DataFrame(self.sigma**2 * (root @ root.T), index=names, columns=names)
         return out
 
-    @cached_property
-    def _ranks(self) -> list[int]:
-        engine = self._problem.template.factors_of(self._engine_theta)
-        return [int((eigh(L @ L.T)[0] > ZERO).sum()) for L in engine]
-
     @property
     def is_singular(self) -> bool:
         """Whether some direction of the random effects has no variance; `flat_directions` names it."""
-        return any(rank < factor.width for rank, factor in zip(self._ranks, self.model.design.factors, strict=True))
+        return self._problem.template.is_singular(self._engine_theta)
 
     @cached_property
     def flat_directions(self) -> dict[str, list[str]]:
         """For each factor with a singular covariance: the combinations of its effects that have no variance."""
-        engine = self._problem.template.factors_of(self._engine_theta)
-        return _effects.flat_directions(self._problem, [L @ L.T for L in engine], self._ranks)
+        template = self._problem.template
+        engine = [L @ L.T for L in template.factors_of(self._engine_theta)]
+        return _effects.flat_directions(self._problem, engine, template.ranks(self._engine_theta))
 
     # ---- random effects -------------------------------------------------------------------------------------------
 
     @cached_property
     def _modes(self) -> list[npt.NDArray[np.float64]]:
-        return _effects.random_effects(self._problem, self._criterion)[0]
+        with self._lock:
+            return _effects.random_effects(self._problem, self._criterion)[0]
 
     @cached_property
     def random_effects(self) -> dict[str, pd.DataFrame]:
@@ -239,7 +247,8 @@ class Fit:
         beta_known : bool
             Leave out the uncertainty of γ̂: Var(u | y) as if γ were known, which is what lme4's ``condVar`` gives.
         """
-        covariances = _effects.random_effects(self._problem, self._criterion, True, beta_known)[1]
+        with self._lock:
+            covariances = _effects.random_effects(self._problem, self._criterion, True, beta_known)[1]
         assert covariances is not None
         return {f.name: values for f, values in zip(self.model.design.factors, covariances, strict=True)}
 

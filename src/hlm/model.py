@@ -137,7 +137,7 @@ class Model:
         """Return fixed columns and offset of new rows, and their index; see `Fit.predict`."""
         if self._reader is not None:
             return self._reader.fixed(new)
-        X = as_float(new[0], "X")
+        X = as_float(_pair(new)[0], "X")
         if X.ndim != 2 or X.shape[1] != len(self.design.columns):
             raise DataError(f"X must have {len(self.design.columns)} columns, got shape {X.shape}")
         return list(X.T), [], pd.RangeIndex(len(X))
@@ -146,12 +146,31 @@ class Model:
         """Return the level (-1 if new), the random columns and the labels of new rows for one factor."""
         if self._reader is not None:
             return self._reader.groups(new, factor)
-        for term in new[1]:
+        X, terms = _pair(new)
+        columns: list[Column] = []
+        levels = None
+        for term in terms:
             if term.name == factor.name:
                 labels = np.asarray(term.codes)
-                columns = term.columns(len(labels))
-                return factor.labels.get_indexer(pd.Index(labels)).astype(np.intp), columns, labels
+                if labels.shape != (len(X),):
+                    raise DataError(f"codes of '{term.name}' must be ({len(X)},), got shape {labels.shape}")
+                columns += term.columns(len(labels))
+                levels = factor.labels.get_indexer(pd.Index(labels)).astype(np.intp)
+        if levels is not None and len(columns) != factor.width:
+            raise DataError(
+                f"'{factor.name}' has {factor.width} random columns in the fit, the new arrays have {len(columns)}",
+                column=factor.name,
+            )
+        if levels is not None:
+            return levels, columns, labels
         raise DataError(f"the new arrays lack a Random named '{factor.name}'", column=factor.name)
+
+
+def _pair(new: Any) -> tuple[Any, Sequence[Random]]:
+    """New rows of a model of arrays: X and the random terms."""
+    if not isinstance(new, tuple) or len(new) != 2:
+        raise DataTypeError(f"new rows of a model of arrays are a pair (X, [Random, …]), got {type(new).__name__}")
+    return new[0], [new[1]] if isinstance(new[1], Random) else new[1]
 
 
 def _design_of_arrays(
@@ -177,8 +196,10 @@ def _design_of_arrays(
             names[0] = "Intercept"
     elif len(names) != len(columns):
         raise DataError(f"X has {len(columns)} columns but {len(names)} names")
+    if len(set(names)) < len(names):
+        raise DataError(f"names of the columns of X must differ, got {list(names)}")
     parts = []
-    for term in random:
+    for term in [random] if isinstance(random, Random) else random:
         if not isinstance(term, Random):
             raise DataTypeError(f"random must hold hlm.Random objects, got {type(term).__name__}")
         parts.append((_factor_of(term, n), f"Random(name='{term.name}')"))

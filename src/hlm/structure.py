@@ -33,19 +33,21 @@ def code_labels(values: Any) -> tuple[Codes, pd.Index]:
     dtype = values.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         categorical: Any = values.array if isinstance(values, pd.Series) else values
-        codes, used = compact_codes(categorical.codes.astype(np.intp), 0, max(len(dtype.categories) - 1, 0))
+        codes, used = compact_codes(
+            np.ascontiguousarray(categorical.codes, dtype=np.intp), 0, max(len(dtype.categories) - 1, 0)
+        )
         return codes, dtype.categories[used]
     if isinstance(dtype, np.dtype) and dtype.kind in "iu" and len(values):
         array = np.asarray(values)
         low, high = int(array.min()), int(array.max())
         if high - low <= 4 * len(array) + 1000 and high < 2**62:
-            codes, distinct = compact_codes(array.astype(np.intp, copy=False), low, high)
+            codes, distinct = compact_codes(np.ascontiguousarray(array, dtype=np.intp), low, high)
             return codes, pd.Index(distinct.astype(dtype, copy=False))
     try:
         codes, labels = pd.factorize(values, sort=True)
     except TypeError:  # labels of types that have no common order
         codes, labels = pd.factorize(values)
-    return codes.astype(np.intp, copy=False), pd.Index(labels)
+    return np.ascontiguousarray(codes, dtype=np.intp), pd.Index(labels)
 
 
 def cross_codes(parts: list[tuple[Codes, pd.Index]], names: list[str]) -> tuple[Codes, pd.Index]:
