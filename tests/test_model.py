@@ -182,3 +182,30 @@ def test_six_nested_levels() -> None:
 def test_formula_errors(data: pd.DataFrame, formula: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         hlm.Model(formula, data)
+
+
+@pytest.mark.parametrize(("x_offset", "y_offset"), [(0.0, 0.0), (1e6, 0.0), (0.0, 1e8), (1e6, 1e8)])
+def test_all_dummies_take_offsets_as_an_intercept_does(data: pd.DataFrame, x_offset: float, y_offset: float) -> None:
+    """`0 + kind` spans the constant without having it; the two codings are the same model."""
+    data["x"], data["y"] = np.round(data["x"], 3) + x_offset, np.round(data["y"], 3) + y_offset
+    for random in ("(1 | school)", "(x | school)"):
+        dummies = hlm.Model(f"y ~ 0 + kind + x + {random}", data).fit()
+        intercept = hlm.Model(f"y ~ kind + x + {random}", data).fit()
+        assert dummies.aliased == []
+        assert dummies.criterion == pytest.approx(intercept.criterion, abs=1e-6)
+        assert dummies.params["x"] == pytest.approx(intercept.params["x"], abs=1e-7)
+        assert dummies.bse["x"] == pytest.approx(intercept.bse["x"], rel=1e-7)
+        b = dummies.params["kind[b]" if "kind[b]" in dummies.params else "kind[T.b]"]
+        assert b - dummies.params.iloc[0] == pytest.approx(intercept.params["kind[T.b]"], abs=1e-6)
+        np.testing.assert_allclose(dummies.fittedvalues, intercept.fittedvalues, rtol=1e-9, atol=1e-6)
+
+
+def test_terms_after_the_dummies_that_span_the_constant(data: pd.DataFrame) -> None:
+    """The dummies may stand anywhere, and other columns may be aliased beside them."""
+    data["twice"] = 2 * data["x"]
+    fit = hlm.Model("y ~ 0 + x + twice + kind + (1 | school)", data).fit()
+    plain = hlm.Model("y ~ kind + x + (1 | school)", data).fit()
+    assert fit.aliased == ["twice"]
+    assert fit.criterion == pytest.approx(plain.criterion, abs=1e-8)
+    np.testing.assert_allclose(fit.fittedvalues, plain.fittedvalues, rtol=1e-9)
+    np.testing.assert_allclose(fit.predict(data.head(4)), plain.fittedvalues.head(4), rtol=1e-9)

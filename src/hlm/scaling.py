@@ -24,6 +24,8 @@ Places = npt.NDArray[np.intp]
 # A column is aliased when less than this part of its (centred) sum of squares is left after the columns before it;
 # cross-products carry about 1e-15 of it as noise.
 ALIASED = 1e-12
+# A constant is spanned when its part in a column is more than this of the column's size.
+SPANNED = 1e-6
 # The OLS residual sum of squares, relative to that of y, below which cross-products cannot tell it from zero.
 NO_RESIDUAL = 1e-14
 
@@ -81,6 +83,41 @@ def _random_basis(s: Statistics, k: int, factor: Factor) -> tuple[Matrix, Matrix
     return B, back
 
 
+def _fixed_basis(s: Statistics) -> tuple[npt.NDArray[np.bool_], Matrix, Matrix, float, Matrix | None]:
+    """Return kept (p,), X (C, r), back (r, r), -log|back| and the coefficients (r,) of 1, or None.
+
+    pool · X is orthonormal and has the space of the kept columns; their coefficients are back @ those of the basis.
+    Where the columns span the constant, by a column of it or by all dummies of a factor, X has its shifted columns.
+    """
+    kept, X, back, at, logdet = _basis(s, s.fixed, drop=True)
+    if at >= 0:
+        return kept, X, back, logdet, (np.arange(len(back)) == at) / s.multiple[s.fixed[kept][at]]
+    spanned = _spanned_constant(s) if s.constant >= 0 and len(s.fixed) else None
+    return (kept, X, back, logdet, None) if spanned is None else spanned
+
+
+def _spanned_constant(s: Statistics) -> tuple[npt.NDArray[np.bool_], Matrix, Matrix, float, Matrix] | None:
+    """`_fixed_basis` for columns that add up to a constant without having one, or None if they do not.
+
+    The constant is put before them; the first column x = c₀ + Σ c_i x_i that this makes dependent though c₀ ≠ 0 can
+    stand for it: 1 = (x - Σ c_i x_i) / c₀.
+    """
+    kept, X, back, _, logdet = _basis(s, np.append(s.constant, s.fixed), drop=True)
+    for j in np.flatnonzero(~kept[1:]):
+        place = s.fixed[j]
+        c = back @ (X.T @ s.total[:, place]) / s.factor[place]
+        c[0] += s.mean[place] / s.multiple[s.constant]
+        if abs(c[0] * s.multiple[s.constant]) <= SPANNED * (abs(s.mean[place]) + 1 / s.factor[place]):
+            continue
+        own = kept[1:].copy()
+        own[j] = True
+        row = int(own[:j].sum())
+        P = np.insert(np.eye(len(c))[1:], row, 0.0, axis=0)
+        P[:, 0] = np.insert(-c[1:], row, 1.0) / c[0]
+        return own, X, P @ back, logdet + float(np.log(abs(c[0]))), P[:, 0] / s.multiple[s.constant]
+    return None
+
+
 def to_coordinates(statistics: Statistics, factors: list[Factor], response: str) -> Coordinates:
     """Change statistics to the coordinates of the engine.
 
@@ -97,10 +134,10 @@ def to_coordinates(statistics: Statistics, factors: list[Factor], response: str)
         If the fixed part reproduces the response.
     """
     s = statistics
-    kept, X, beta_map, constant, logdet = _basis(s, s.fixed, drop=True)
+    kept, X, beta_map, logdet, one = _fixed_basis(s)
     y = np.zeros(len(s.factor))
     y[-1] = 1.0
-    if constant < 0 <= s.constant:
+    if one is None and s.constant >= 0:
         y[s.constant] += s.mean[-1] * s.factor[-1]
     cross = X.T @ (s.total @ y)
     size = float(y @ s.total @ y)
@@ -123,8 +160,8 @@ def to_coordinates(statistics: Statistics, factors: list[Factor], response: str)
     blocks = _level_blocks(s, bases, np.hstack(right))
     unit = 1 / s.factor[-1]
     beta_shift = beta_map @ cross * unit
-    if constant >= 0:
-        beta_shift[constant] += s.mean[-1] / s.multiple[s.fixed[kept][constant]]
+    if one is not None:
+        beta_shift += s.mean[-1] * one
     return Coordinates(
         blocks=blocks,
         total=total,
