@@ -1,7 +1,7 @@
 """Coordinates of the engine: X orthonormal, each random term of unit size, y the scaled OLS residual, and the way back.
 
 The optimiser only ever sees these coordinates, so results depend neither on units nor on offsets; every reported number
-is mapped back exactly (DESIGN §5).
+is mapped back exactly.
 """
 
 from __future__ import annotations
