@@ -7,6 +7,7 @@
 #ifndef HLM_EXT_SIMD_H
 #define HLM_EXT_SIMD_H
 
+#include <math.h>
 #include <stddef.h>
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -77,6 +78,11 @@ static inline void hlm_times_symmetric(ptrdiff_t q, ptrdiff_t n, const double *B
 static inline void hlm_product(ptrdiff_t m, ptrdiff_t k, ptrdiff_t n, const double *A, const double *B, double *C)
 {
     HLM_CALL(hlm_product, m, k, n, A, B, C);
+}
+
+static inline void hlm_accurate_update(ptrdiff_t n, double a, const double *x, const double *y, double *s, double *t)
+{
+    HLM_CALL(hlm_accurate_update, n, a, x, y, s, t);
 }
 
 #endif

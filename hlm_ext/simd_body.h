@@ -152,3 +152,19 @@ HLM_TARGET static void HLM_NAME(hlm_product)(ptrdiff_t m, ptrdiff_t k, ptrdiff_t
 #endif
     }
 }
+
+/* (s, t) += a (x, y) for n entries, where s + t and x + y are numbers in twice the working precision (the second part
+ * small): the product and the sum are split into what is rounded and what is lost, and the loss is added to t. */
+HLM_TARGET static void HLM_NAME(hlm_accurate_update)(ptrdiff_t n, double a, const double *restrict x,
+                                                     const double *restrict y, double *restrict s, double *restrict t)
+{
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const double p = a * x[i];
+        const double e = fma(a, x[i], -p);
+        const double old = s[i];
+        const double sum = old + p;
+        const double z = sum - old;
+        t[i] += ((old - (sum - z)) + (p - z)) + (e + a * y[i]);
+        s[i] = sum;
+    }
+}

@@ -11,6 +11,7 @@ cdef extern from "simd.h" nogil:
     int hlm_solve_lu(Py_ssize_t q, Py_ssize_t w, double *G, double *X)
     void hlm_times_symmetric(Py_ssize_t q, Py_ssize_t n, const double *B, Py_ssize_t ldb, const double *S,
                              Py_ssize_t lds, double *Y)
+    void hlm_accurate_update(Py_ssize_t n, double a, const double *x, const double *y, double *s, double *t)
 
 
 cdef struct Level:

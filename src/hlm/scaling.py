@@ -39,6 +39,8 @@ class Coordinates:
     blocks : list of (J_k, q_k, w_k) float64
         Statistics of each factor, leaves first, as `hlm_ext.forest.Forest` wants them.
     total : (p + 1, p + 1) float64
+    basis : (C, E) float64
+        The engine's columns are pool @ basis: those of each factor, leaves first, then X, then y.
     kept : (p,) bool
         Columns of X that are not aliased with earlier ones.
     beta_map : (r, r) float64, beta_shift : (r,) float64
@@ -53,6 +55,7 @@ class Coordinates:
 
     blocks: list[Matrix]
     total: Matrix
+    basis: Matrix
     kept: npt.NDArray[np.bool_]
     beta_map: Matrix
     beta_shift: Matrix
@@ -165,6 +168,7 @@ def to_coordinates(statistics: Statistics, factors: list[Factor], response: str)
     return Coordinates(
         blocks=blocks,
         total=total,
+        basis=np.hstack([*bases, *right]),
         kept=kept,
         beta_map=beta_map * (scale * unit),
         beta_shift=beta_shift,

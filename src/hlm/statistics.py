@@ -13,6 +13,7 @@ from hlm.structure import Hierarchy, find_hierarchy
 from hlm_ext.columns import Columns, location
 from hlm_ext.gather import gather as gather_products
 from hlm_ext.gather import scan
+from hlm_ext.project import project
 
 Matrix = npt.NDArray[np.float64]
 
@@ -44,6 +45,9 @@ class Statistics:
         Products of the `selected` pool columns with all, per leaf; W ≥ C.
     selected : (Q,) intp
     hierarchy : Hierarchy
+    columns : tuple of (n,) float64
+        The columns of the pool as they are in the user's memory, y last.
+    weights : (n,) float64 or None
     """
 
     n: int
@@ -58,6 +62,12 @@ class Statistics:
     products: Matrix
     selected: npt.NDArray[np.intp]
     hierarchy: Hierarchy
+    columns: tuple[Column, ...]
+    weights: Column | None
+
+    def rows(self, basis: Matrix) -> Matrix:
+        """Return the (n, E) combinations pool @ basis of the rows, each correct to the last digit."""
+        return project(Columns(self.columns), self.mean, self.factor, basis)
 
 
 class _Pool:
@@ -140,17 +150,16 @@ def gather(design: Design) -> Statistics:
         np.array([pool.place(*pair) for pair in zip(factor.columns, factor.effects, strict=True)], dtype=np.intp)
         for factor in (design.factors[k] for k in hierarchy.factors)
     ]
-    every = Columns([*pool.columns, design.y])
-    mean, spread = scan(every)
+    columns = [*pool.columns, design.y]
+    mean, spread = scan(Columns(columns))
     if not (np.isfinite(spread).all() and np.isfinite(mean).all()):
-        for column, name in zip([*pool.columns, design.y], [*pool.names, design.response], strict=True):
+        for column, name in zip(columns, [*pool.names, design.response], strict=True):
             _check_finite(column, name)
     same = _merge_equal(pool.columns, mean[:-1], spread[:-1])
-    source = every
     if same is not None:
         distinct, compact = np.unique(same, return_inverse=True)
         fixed, random = compact[fixed], [compact[places] for places in random]
-        source = Columns([*(pool.columns[j] for j in distinct), design.y])
+        columns = [*(pool.columns[j] for j in distinct), design.y]
         chosen = np.append(distinct, len(pool.columns))
         mean, spread = mean[chosen], spread[chosen]
     shift, factor, multiple, constant = _shift_and_scale(mean.tolist(), spread.tolist())
@@ -159,7 +168,7 @@ def gather(design: Design) -> Statistics:
         chosen_columns.add(constant)
     selected = np.array(sorted(chosen_columns), dtype=np.intp)
     total, products = gather_products(
-        source,
+        Columns(columns),
         hierarchy.rows,
         hierarchy.first,
         shift,
@@ -181,4 +190,6 @@ def gather(design: Design) -> Statistics:
         products=products,
         selected=selected,
         hierarchy=hierarchy,
+        columns=tuple(columns),
+        weights=design.weights,
     )
