@@ -212,7 +212,7 @@ def test_predict_from_arrays() -> None:
         (lambda a: a.update(codes=np.arange(60)), hlm.DesignError, r"as many levels \(60\) as rows"),
         (lambda a: a.update(codes=np.arange(60) // 2), hlm.DesignError, "60 random effects for 60 rows"),
         (lambda a: a.update(codes=a["codes"][:5]), hlm.DataError, "codes of 'g' must be"),
-        (lambda a: a.update(weights=-np.ones(60)), hlm.DataError, "weights must be > 0; row 0 has -1"),
+        (lambda a: a.update(weights=-np.ones(60)), hlm.DataError, "weights must be >= 0; row 0 has -1"),
         (lambda a: a.update(weights=np.ones(59)), hlm.DataError, "weights has length 59, data has 60 rows"),
         (lambda a: a.update(y=np.ones(60)), hlm.NumericalError, "reproduced exactly"),
         (lambda a: a.update(X=np.ones((60, 60))), hlm.DataError, "no residual degrees of freedom"),

@@ -142,18 +142,37 @@ def test_every_kind_of_missing_value_is_found(column: Any) -> None:
     assert complete["y"].tolist() == [1.0, 3.0]
     assert complete.index.tolist() == [5, 9]
     pd.testing.assert_frame_equal(frame, before)
-    with pytest.raises(DataError, match=r"column 'x' has 1 missing value \(first: row 1\)") as caught:
+    with pytest.raises(DataError, match=r"column 'x' has 1 missing value \(row 1\)") as caught:
         complete_rows(frame, ["y", "x"], "raise")
     assert (caught.value.column, caught.value.row) == ("x", 1)
 
 
 def test_infinity_is_not_missing_and_does_not_hide_what_is() -> None:
-    frame = pd.DataFrame({"y": [np.inf, -np.inf, 1.0, np.nan], "x": [np.inf, -np.inf, 1e308, 1e308]})
-    _, keep, counts = complete_rows(frame, ["y", "x"], "drop")
+    frame = pd.DataFrame(
+        {"y": [np.inf, -np.inf, 1.0, np.nan], "x": [1.0, 1e308, 1e308, 1e308], "z": [np.nan] * 2 + [1, 1]}
+    )
+    with pytest.raises(DataError, match=r"column 'y' has 2 infinite values \(first: row 0\)"):
+        complete_rows(frame, ["y", "x"], "drop")
+    _, keep, counts = complete_rows(frame, ["y", "z"], "drop")
+    assert counts == {"y": 1, "z": 2}
+    assert keep is not None
+    assert keep.tolist() == [False, False, True, False]
+    assert complete_rows(frame, ["x"], "drop")[1] is None
+
+
+def test_unwanted_rows_are_left_out_whatever_they_hold() -> None:
+    frame = pd.DataFrame({"y": [np.inf, 1.0, np.nan, np.nan], "x": [None, "a", "b", "a"]})
+    unwanted = np.array([True, False, True, False])
+    left, keep, counts = complete_rows(frame, ["y", "x"], "drop", unwanted)
     assert counts == {"y": 1}
     assert keep is not None
-    assert keep.tolist() == [True, True, True, False]
-    assert complete_rows(frame, ["x"], "drop")[1] is None
+    assert keep.tolist() == [False, True, False, False]
+    assert left["x"].tolist() == ["a"]
+    with pytest.raises(DataError, match=r"column 'y' has 1 missing value \(row 3\)"):
+        complete_rows(frame, ["y", "x"], "raise", unwanted)
+    unwanted[1] = True
+    with pytest.raises(DataError, match="column 'y' is entirely missing"):
+        complete_rows(frame, ["y", "x"], "drop", unwanted)
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

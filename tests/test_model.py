@@ -128,7 +128,7 @@ def test_weights_by_name_and_by_array(data: pd.DataFrame) -> None:
     one = hlm.Model("y ~ x + (1 | school)", data, weights="w").fit()
     other = hlm.Model("y ~ x + (1 | school)", data, weights=data["w"].to_numpy()).fit()
     assert one.criterion == other.criterion
-    with pytest.raises(hlm.DataError, match="weights must be > 0; row 0 has -1"):
+    with pytest.raises(hlm.DataError, match="weights must be >= 0; row 0 has -1"):
         hlm.Model("y ~ x + (1 | school)", data, weights=-np.ones(240))
 
 

@@ -32,14 +32,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("data", help=f"CSV or Parquet file, or one of: {', '.join(hlm.datasets.names())}")
     parser.add_argument("--ml", action="store_true", help="maximum likelihood instead of REML")
     parser.add_argument("--method", default="newton", choices=["newton", "fisher", "em", "ecme"])
-    parser.add_argument("--weights", metavar="COLUMN", help="column of prior weights")
+    parser.add_argument("--weights", metavar="COLUMN", help="column of precision weights")
+    parser.add_argument(
+        "--frequencies", metavar="COLUMN", help="column of the numbers of rows that each row stands for"
+    )
     parser.add_argument("--missing", default="drop", choices=["drop", "raise"])
     parser.add_argument("--html", action="store_true", help="print the summary as HTML")
     parser.add_argument("--trace", action="store_true", help="print the steps of the optimiser too")
     options = parser.parse_args(arguments)
     try:
         data = read(options.data)
-        model = hlm.Model(options.formula, data, weights=options.weights, missing=options.missing)
+        model = hlm.Model(
+            options.formula,
+            data,
+            weights=options.weights,
+            frequencies=options.frequencies,
+            missing=options.missing,
+        )
         fit = model.fit(reml=not options.ml, method=options.method)
     except hlm.HLMError as error:
         print(f"hlm: {error}", file=sys.stderr)

@@ -66,14 +66,16 @@ class Design:
     factors : tuple of Factor
         In the order of the formula, one for each grouping factor.
     weights : (n,) float64 array or None
-        Prior (precision) weights.
+        Precision weights w, positive: Var(ε_i) = σ²/w_i.
+    frequencies : (n,) float64 array or None
+        How many rows each row stands for, at least 1.
     offset : (n,) float64 array or None
     index : Index or None
         Row labels of the input, all rows.
     kept : (N,) bool array or None
         Rows of the input that are used; None: all.
     dropped : dict of str to int
-        For each column the number of rows where it is missing.
+        For each column the number of rows where it is missing; "weights = 0" and "frequencies = 0": rows left out.
     """
 
     response: str
@@ -82,20 +84,41 @@ class Design:
     columns: tuple[Column, ...]
     factors: tuple[Factor, ...]
     weights: Column | None = None
+    frequencies: Column | None = None
     offset: Column | None = None
     index: pd.Index | None = None
     kept: npt.NDArray[np.bool_] | None = None
     dropped: dict[str, int] = field(default_factory=dict)
 
     @property
-    def nobs(self) -> int:
-        """Rows used."""
+    def rows(self) -> int:
+        """Rows in memory, n."""
         return len(self.y)
+
+    @property
+    def nobs(self) -> int:
+        """Observations: rows, or the sum of their frequencies."""
+        return self.rows if self.frequencies is None else int(self.frequencies.sum())
+
+    @property
+    def row_weights(self) -> Column | None:
+        """Weight (n,) of each row in cross-products, w · f; None for ones."""
+        if self.weights is None or self.frequencies is None:
+            return self.frequencies if self.weights is None else self.weights
+        return self.weights * self.frequencies
+
+    @property
+    def log_weights(self) -> float:
+        """Σ f log w, what the precision weights add to the log-likelihood twice over."""
+        if self.weights is None:
+            return 0.0
+        logs = np.log(self.weights)
+        return float(logs.sum() if self.frequencies is None else self.frequencies @ logs)
 
     @property
     def X(self) -> npt.NDArray[np.float64]:
         """(n, p) matrix of the fixed columns, assembled on request."""
-        return np.column_stack(self.columns) if self.columns else np.zeros((self.nobs, 0))
+        return np.column_stack(self.columns) if self.columns else np.zeros((self.rows, 0))
 
     def Z(self, name: str) -> npt.NDArray[np.float64]:
         """(n, q) matrix of the random columns of a factor, assembled on request; row i belongs to level codes[i]."""
@@ -205,20 +228,3 @@ def as_float(values: npt.ArrayLike, what: str) -> npt.NDArray[np.float64]:
     if array.dtype.kind not in "biuf":
         raise DataTypeError(f"{what} must be numeric, got {array.dtype}", column=what)
     return array.astype(np.float64)
-
-
-def check_weights(weights: npt.ArrayLike | None, n: int) -> Column | None:
-    """Return prior weights as float64, or raise an error that says what is wrong with them."""
-    if weights is None:
-        return None
-    w = np.ascontiguousarray(as_float(weights, "weights"))
-    if w.shape != (n,):
-        raise DataError(f"weights has length {len(w) if w.ndim else 1}, data has {n} rows", column="weights")
-    for bad, what in ((np.isnan(w), "missing"), (np.isinf(w), "infinite")):
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise DataError(f"weights has {int(bad.sum())} {what} value(s) (row {row})", column="weights", row=row)
-    if (w <= 0).any():
-        row = int(np.argmax(w <= 0))
-        raise DataError(f"weights must be > 0; row {row} has {w[row]:g}", column="weights", row=row)
-    return w

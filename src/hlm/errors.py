@@ -5,6 +5,8 @@ Each error carries, beside its message, the place at fault as attributes, so tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class HLMError(Exception):
     """Root of the errors of this library.
@@ -31,6 +33,14 @@ class HLMError(Exception):
         self.group = group
         self.row = row
         self.position = position
+
+    def of_input(self, rows: Sequence[int]) -> HLMError:
+        """Return the error with its row, counted among those that are used, as a row of the input: `rows[row]`."""
+        if self.row is None:
+            return self
+        row = int(rows[self.row])
+        message = str(self).replace(f"row {self.row}", f"row {row}")
+        return type(self)(message, column=self.column, group=self.group, row=row, position=self.position)
 
 
 class FormulaError(HLMError, ValueError):

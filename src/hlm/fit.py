@@ -71,7 +71,7 @@ class Fit:
 
     @property
     def nobs(self) -> int:
-        """Rows used."""
+        """Observations: rows used, or the sum of their frequencies."""
         return self.model.design.nobs
 
     @property
@@ -81,7 +81,7 @@ class Fit:
 
     @property
     def df_resid(self) -> int:
-        """Rows less independent fixed effects, n - p."""
+        """Observations less independent fixed effects, n - p."""
         return self.nobs - self._problem.rank
 
     @property
@@ -91,7 +91,7 @@ class Fit:
 
     @property
     def bic(self) -> float:
-        """Schwarz's criterion, -2 llf + log(n) df_model, with n the number of rows (lme4's choice)."""
+        """Schwarz's criterion, -2 llf + log(n) df_model, with n the number of observations (lme4's choice)."""
         return self.criterion + float(np.log(self.nobs)) * self.df_model
 
     @property

@@ -59,11 +59,12 @@ def stored(frame: pd.DataFrame, column: str) -> Any:
 
 
 def complete_rows(
-    frame: pd.DataFrame, columns: Sequence[str], missing: str
+    frame: pd.DataFrame, columns: Sequence[str], missing: str, unwanted: Mask | None = None
 ) -> tuple[pd.DataFrame, Mask | None, dict[str, int]]:
     """Drop the rows in which a column is missing, or refuse them.
 
-    None, NaN, pd.NA and NaT are missing, in any column, grouping columns too; infinity is not.
+    None, NaN, pd.NA and NaT are missing, in any column, grouping columns too. Infinity is not: it is refused, in rows
+    that are left.
 
     Parameters
     ----------
@@ -72,6 +73,8 @@ def complete_rows(
     columns : sequence of str
         Columns to look at.
     missing : {"drop", "raise"}
+    unwanted : (N,) bool array, optional
+        Rows to leave out whatever they hold.
 
     Returns
     -------
@@ -80,34 +83,61 @@ def complete_rows(
     keep : (N,) bool array or None
         Rows kept; None if all are.
     counts : dict of str to int
-        For each column with missing values, the rows where it is missing.
+        For each column with missing values, the wanted rows where it is missing.
 
     Raises
     ------
     DataError
-        Under "raise", naming column, count and first row; or if no row is left.
+        Under "raise", naming column, count and first row; for infinite values; or if no row is left.
     """
     counts: dict[str, int] = {}
-    bad: Mask | None = None
+    infinite: dict[str, Mask] = {}
+    bad = unwanted
     clean: dict[int, bool] = {}
     for column in columns:
-        lost = _missing(stored(frame, column), clean)
-        if lost is None:
+        values = stored(frame, column)
+        if _is_finite(values, clean):
+            continue
+        if isinstance(values.dtype, np.dtype) and values.dtype.kind == "f":
+            infinite[column] = np.isinf(values)
+        lost: Mask = np.asarray(pd.isna(values), dtype=bool)
+        if unwanted is not None:
+            lost = lost & ~unwanted
+        if not lost.any():
             continue
         counts[column] = int(np.count_nonzero(lost))
         if missing == "raise":
-            row = int(np.argmax(lost))
-            plural = "s" if counts[column] > 1 else ""
-            message = f"column '{column}' has {counts[column]} missing value{plural} (first: row {row})"
-            raise DataError(message, column=column, row=row)
+            raise bad_values(f"column '{column}'", column, lost, "missing")
         bad = lost if bad is None else bad | lost
-    if bad is None:
+    keep = None if bad is None else ~bad
+    for column, where in infinite.items():
+        used = where if keep is None else where & keep
+        if used.any():
+            raise bad_values(f"column '{column}'", column, used, "infinite")
+    if keep is None:
         return frame, None, counts
-    keep = ~bad
     if not keep.any():
-        raise _nothing_left(counts, len(frame))
+        raise _nothing_left(counts, len(frame) - (0 if unwanted is None else int(np.count_nonzero(unwanted))))
     wanted = [*columns, *(c for c in _OPTIONAL if c in frame.columns and c not in columns)]
     return frame[wanted].iloc[np.flatnonzero(keep)], keep, counts
+
+
+def bad_values(label: str, column: str, where: Mask, what: str) -> DataError:
+    """Return an error that counts the values at fault and shows the first: ``column 'x' has 2 missing values (…)``.
+
+    Parameters
+    ----------
+    label : str
+        What to call the values: ``column 'x'``.
+    column : str
+    where : (n,) bool array
+        Rows at fault, at least one.
+    what : str
+        "missing", "infinite".
+    """
+    count, row = int(np.count_nonzero(where)), int(np.argmax(where))
+    place = f"values (first: row {row})" if count > 1 else f"value (row {row})"
+    return DataError(f"{label} has {count} {what} {place}", column=column, row=row)
 
 
 def _check_names(names: pd.Index, columns: Sequence[str]) -> None:
@@ -188,25 +218,19 @@ def _type_name(data: Any) -> str:
     return "None" if data is None else type(data).__name__
 
 
-def _missing(values: Any, clean: dict[int, bool]) -> Mask | None:
-    """Return where values are missing, None if nowhere.
+def _is_finite(values: Any, clean: dict[int, bool]) -> bool:
+    """Whether a cheap look tells that nothing is missing or infinite.
 
-    `clean` remembers, by id, which two-dimensional blocks were found to hold no NaN at all.
+    `clean` remembers, by id, which two-dimensional blocks were found to hold finite numbers only.
     """
     dtype = values.dtype
     if isinstance(dtype, np.dtype):
-        if dtype.kind in "iub":
-            return None
-        if dtype.kind == "f" and not _may_hold_nan(values, clean):
-            return None
-    elif isinstance(values, pd.Categorical) and (len(values) == 0 or values.codes.min() >= 0):
-        return None
-    lost: Mask = np.asarray(pd.isna(values), dtype=bool)
-    return lost if lost.any() else None
+        return dtype.kind in "iub" or (dtype.kind == "f" and _is_finite_column(values, clean))
+    return isinstance(values, pd.Categorical) and (len(values) == 0 or bool(values.codes.min() >= 0))
 
 
-def _may_hold_nan(values: npt.NDArray[Any], clean: dict[int, bool]) -> bool:
-    """Whether a float column may hold NaN: its sum tells in one pass, without a temporary; inf - inf costs a look.
+def _is_finite_column(values: npt.NDArray[Any], clean: dict[int, bool]) -> bool:
+    """Whether the sum of a float column is finite: one pass, without a temporary; a sum that overflows costs a look.
 
     A column strided in a block of rows is told by the sum of the whole block, else every column would read it all.
     """
@@ -214,15 +238,15 @@ def _may_hold_nan(values: npt.NDArray[Any], clean: dict[int, bool]) -> bool:
     strided = values.strides != (values.itemsize,) and len(values) > 1
     if strided and isinstance(base, np.ndarray) and base.ndim == 2 and base.dtype == values.dtype:
         if id(base) not in clean:
-            clean[id(base)] = not _sums_to_nan(base)
+            clean[id(base)] = _sum_is_finite(base)
         if clean[id(base)]:
-            return False
-    return _sums_to_nan(values)
+            return True
+    return _sum_is_finite(values)
 
 
-def _sums_to_nan(values: npt.NDArray[Any]) -> bool:
+def _sum_is_finite(values: npt.NDArray[Any]) -> bool:
     with np.errstate(all="ignore"):
-        return bool(np.isnan(values.sum()))
+        return bool(np.isfinite(values.sum()))
 
 
 def _nothing_left(counts: dict[str, int], n: int) -> DataError:

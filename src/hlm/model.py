@@ -11,13 +11,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.criterion import Problem, make_problem
-from hlm.design import Column, Design, Factor, as_float, check_design, check_weights, merge_factors
-from hlm.errors import DataError, DataTypeError
+from hlm.design import Column, Design, Factor, as_float, check_design, merge_factors
+from hlm.errors import DataError, DataTypeError, HLMError
 from hlm.estimation import estimate
 from hlm.fit import Fit
+from hlm.frames import Mask
 from hlm.specification.arrays import Random
 from hlm.specification.build import FormulaReader
 from hlm.structure import code_labels
+from hlm.weights import read_weights
 
 
 class Model:
@@ -32,8 +34,10 @@ class Model:
         is evaluated as Python.
     data : DataFrame or mapping of columns
         pandas; polars, pyarrow and others through narwhals.
-    weights : str or (n,) array, optional
-        Prior weights w (lme4's meaning): Var(ε_i) = σ²/w_i.
+    weights : str or (N,) array, optional
+        Precision weights w (lme4's meaning): Var(ε_i) = σ²/w_i. A row of weight 0 is left out.
+    frequencies : str or (N,) array, optional
+        Whole numbers f: row i stands for f_i identical rows, and for none where f_i = 0.
     missing : {"drop", "raise"}
         Drop rows in which a used column is missing (they are counted, and outputs keep the input's rows), or raise.
 
@@ -52,9 +56,11 @@ class Model:
 
     design: Design
 
-    def __init__(self, formula: str, data: Any, *, weights: Any = None, missing: str = "drop") -> None:
+    def __init__(
+        self, formula: str, data: Any, *, weights: Any = None, frequencies: Any = None, missing: str = "drop"
+    ) -> None:
         self._reader: FormulaReader | None = FormulaReader(formula)
-        self.design = self._reader.design(data, weights, missing)
+        self.design = self._reader.design(data, {"weights": weights, "frequencies": frequencies}, missing)
         check_design(self.design)
 
     @classmethod
@@ -66,6 +72,7 @@ class Model:
         *,
         names: Sequence[str] | None = None,
         weights: npt.ArrayLike | None = None,
+        frequencies: npt.ArrayLike | None = None,
         response: str = "y",
     ) -> Model:
         """Build a model from arrays; no copies are made of float64 arrays.
@@ -81,7 +88,9 @@ class Model:
         names : sequence of p str, optional
             Names of the columns of X; "Intercept" for a first column of ones, else "x0", "x1", …
         weights : (n,) array, optional
-            Prior weights, positive: Var(ε_i) = σ²/w_i.
+            Precision weights: Var(ε_i) = σ²/w_i. A row of weight 0 is left out.
+        frequencies : (n,) array, optional
+            Whole numbers: row i stands for f_i identical rows, and for none where f_i = 0.
         response : str
             Name of y in tables.
 
@@ -91,14 +100,19 @@ class Model:
         """
         model = cls.__new__(cls)
         model._reader = None
-        model.design = _design_of_arrays(y, X, random, names, weights, response)
+        given = {"weights": weights, "frequencies": frequencies}
+        model.design = _design_of_arrays(y, X, random, names, given, response)
         check_design(model.design)
         return model
 
     @cached_property
     def problem(self) -> Problem:
         """Statistics of the design in the coordinates of the engine, gathered once."""
-        return make_problem(self.design)
+        try:
+            return make_problem(self.design)
+        except HLMError as error:
+            kept = self.design.kept
+            raise (error if kept is None else error.of_input(np.flatnonzero(kept).tolist())) from None
 
     @property
     def formula(self) -> str | None:
@@ -178,7 +192,7 @@ def _design_of_arrays(
     X: npt.ArrayLike,
     random: Sequence[Random],
     names: Sequence[str] | None,
-    weights: npt.ArrayLike | None,
+    weights: dict[str, Any],
     response: str,
 ) -> Design:
     y, X = as_float(y, "y"), as_float(X, "X")
@@ -198,22 +212,38 @@ def _design_of_arrays(
         raise DataError(f"X has {len(columns)} columns but {len(names)} names")
     if len(set(names)) < len(names):
         raise DataError(f"names of the columns of X must differ, got {list(names)}")
+    given = read_weights(weights, n)
+    zero = given.zero
+    kept = None if zero is None else ~zero
+    used = given.take(kept)
     parts = []
     for term in [random] if isinstance(random, Random) else random:
         if not isinstance(term, Random):
             raise DataTypeError(f"random must hold hlm.Random objects, got {type(term).__name__}")
-        parts.append((_factor_of(term, n), f"Random(name='{term.name}')"))
-    return Design(response, y, tuple(names), tuple(columns), merge_factors(parts), check_weights(weights, n))
+        parts.append((_factor_of(term, n, kept), f"Random(name='{term.name}')"))
+    return Design(
+        response=response,
+        y=y if kept is None else y[kept],
+        names=tuple(names),
+        columns=tuple(columns if kept is None else [column[kept] for column in columns]),
+        factors=merge_factors(parts),
+        weights=used.get("weights"),
+        frequencies=used.get("frequencies"),
+        kept=kept,
+        dropped=given.counts,
+    )
 
 
-def _factor_of(term: Random, n: int) -> Factor:
+def _factor_of(term: Random, n: int, kept: Mask | None) -> Factor:
     labels = np.asarray(term.codes)
     if labels.shape != (n,):
         raise DataError(f"codes of '{term.name}' must be ({n},), got shape {labels.shape}", column=term.name)
     columns = term.columns(n)
+    if kept is not None:
+        labels, columns = labels[kept], [column[kept] for column in columns]
     codes, index = code_labels(labels)
-    if n and codes.min() < 0:
-        row = int(np.argmin(codes))
+    if len(codes) and codes.min() < 0:
+        row = int(np.argmin(codes) if kept is None else np.flatnonzero(kept)[np.argmin(codes)])
         raise DataError(f"codes of '{term.name}' are missing in row {row}", column=term.name, row=row)
     together = tuple(range(len(columns)))
     blocks = (together,) if term.correlated else tuple((j,) for j in together)

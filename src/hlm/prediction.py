@@ -62,7 +62,7 @@ def fixed_part(fit: Fit, columns: Sequence[Column], n: int) -> Column:
 def linear_predictor(fit: Fit, chosen: Sequence[Factor]) -> Column:
     """Return Xγ̂ + Σ Zû (n,) of the rows of the fit, without the offset, over the chosen factors."""
     design = fit.model.design
-    values = fixed_part(fit, design.columns, design.nobs)
+    values = fixed_part(fit, design.columns, design.rows)
     for factor in chosen:
         modes = fit.random_effects[factor.name].to_numpy()
         values += contributions(factor, modes, factor.codes, list(factor.columns))

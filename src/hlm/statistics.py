@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from hlm.design import Column, Design
 from hlm.errors import DataError
+from hlm.frames import bad_values
 from hlm.structure import Hierarchy, find_hierarchy
 from hlm_ext.columns import Columns, location
 from hlm_ext.gather import gather as gather_products
@@ -28,8 +29,9 @@ class Statistics:
     Attributes
     ----------
     n : int
+        Observations: the sum of the frequencies.
     log_weights : float
-        Σ log w.
+        Σ f log w.
     mean, factor : (C,) float64
         Shift and scale of the pool; the shift is 0 when no constant column can undo it.
     constant : int
@@ -48,6 +50,7 @@ class Statistics:
     columns : tuple of (n,) float64
         The columns of the pool as they are in the user's memory, y last.
     weights : (n,) float64 or None
+        Precision weight times frequency.
     """
 
     n: int
@@ -106,11 +109,9 @@ def _merge_equal(columns: list[Column], mean: Matrix, spread: Matrix) -> npt.NDA
 
 
 def _check_finite(column: Column, name: str) -> None:
-    bad = np.flatnonzero(~np.isfinite(column))
-    if len(bad):
-        kind = "infinite" if np.isinf(column[bad[0]]) else "missing"
-        count = f"{len(bad)} {kind} value{'s' if len(bad) > 1 else ''}"
-        raise DataError(f"column '{name}' has {count} (row {bad[0]})", column=name, row=int(bad[0]))
+    for bad, what in ((np.isnan(column), "missing"), (np.isinf(column), "infinite")):
+        if bad.any():
+            raise bad_values(f"column '{name}'", name, bad, what)
     if not np.isfinite(column @ column):
         raise DataError(f"column '{name}' holds values too large to be squared; rescale it", column=name)
 
@@ -142,8 +143,9 @@ def gather(design: Design) -> Statistics:
         [factor.codes for factor in design.factors],
         [factor.labels for factor in design.factors],
         [factor.name for factor in design.factors],
-        design.nobs,
+        design.rows,
     )
+    weights = design.row_weights
     pool = _Pool()
     fixed = np.array([pool.place(*pair) for pair in zip(design.columns, design.names, strict=True)], dtype=np.intp)
     random = [
@@ -174,12 +176,11 @@ def gather(design: Design) -> Statistics:
         shift,
         factor,
         selected,
-        design.weights,
+        weights,
     )
-    log_weights = float(np.log(design.weights).sum()) if design.weights is not None else 0.0
     return Statistics(
         n=design.nobs,
-        log_weights=log_weights,
+        log_weights=design.log_weights,
         mean=shift,
         factor=factor,
         constant=constant,
@@ -191,5 +192,5 @@ def gather(design: Design) -> Statistics:
         selected=selected,
         hierarchy=hierarchy,
         columns=tuple(columns),
-        weights=design.weights,
+        weights=weights,
     )

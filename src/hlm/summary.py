@@ -32,11 +32,16 @@ def _model_section(fit: Fit) -> Section:
     kind = "REML" if fit.reml else "ML"
     methods = {"newton": "trust-region Newton", "fisher": "Fisher scoring", "em": "EM", "ecme": "ECME"}
     lines = [fit.model.formula or f"{design.response} (arrays)"]
-    rows = f"{fit.nobs} rows"
+    rows = f"{design.rows} rows"
     if design.kept is not None:
         total = len(design.kept)
-        missing = ", ".join(f"{column} {count}" for column, count in design.dropped.items() if count)
-        rows += f" of {total}; {total - fit.nobs} dropped for missing values ({missing})"
+        zero = any(text.endswith(" = 0") for text in design.dropped)
+        why = ", ".join(f"{column} {count}" for column, count in design.dropped.items() if count)
+        rows += (
+            f" of {total}; {total - design.rows} dropped for {'zero weights or ' if zero else ''}missing values ({why})"
+        )
+    if design.frequencies is not None:
+        rows += f", standing for {fit.nobs}"
     lines += [f"{kind} by {methods[fit.method]}, {len(fit.trace) - 1} iterations; {rows}"]
     lines += [
         f"criterion {fit.criterion:.4f} (-2 {'restricted ' if fit.reml else ''}log-likelihood), "
@@ -51,7 +56,8 @@ def _structure_section(fit: Fit) -> Section:
     hierarchy = fit._problem.statistics.hierarchy
     for k in hierarchy.factors:
         factor = fit.model.design.factors[k]
-        sizes = np.bincount(factor.codes, minlength=factor.size)
+        counts = np.bincount(factor.codes, fit.model.design.frequencies, minlength=factor.size)
+        sizes = counts.astype(np.intp)
         section.rows.append(
             [factor.name, str(factor.size), str(sizes.min()), f"{np.median(sizes):g}", str(sizes.max())]
         )

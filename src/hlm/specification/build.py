@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from hlm.design import Column, Design, Factor, check_weights, merge_factors
-from hlm.errors import DataError
+from hlm.design import Column, Design, Factor, merge_factors
+from hlm.errors import DataError, HLMError
 from hlm.frames import complete_rows, to_frame
-from hlm.specification.columns import Encoder, encode, evaluate
+from hlm.specification.columns import Encoder, encode, evaluate, learn
 from hlm.specification.formula import Formula, RandomTerm, parse
 from hlm.specification.transforms import State
 from hlm.structure import Codes, code_labels, cross_codes
+from hlm.weights import read_weights
 
 
 class FormulaReader:
@@ -31,59 +31,66 @@ class FormulaReader:
         self._random: dict[str, list[tuple[RandomTerm, Encoder]]] = {}
         self._offset_state: State = {}
 
-    def design(self, data: Any, weights: Any, missing: str) -> Design:
+    def design(self, data: Any, weights: dict[str, Any], missing: str) -> Design:
         """Return the design of the formula on `data`.
 
         Parameters
         ----------
         data : DataFrame or mapping
-        weights : str, (n,) array or None
+        weights : dict
+            "weights" and "frequencies": a name, an (N,) array or None.
         missing : {"drop", "raise"}
         """
         if missing not in ("drop", "raise"):
             raise DataError(f"missing must be 'drop' or 'raise', got {missing!r}")
         formula = self.formula
-        used = list(formula.columns)
-        if isinstance(weights, str) and weights not in used:
-            used.append(weights)
-        full = to_frame(data, used)
+        named = [name for name in weights.values() if isinstance(name, str)]
+        full = to_frame(data, list(dict.fromkeys([*formula.columns, *named])))
         if len(full) == 0:
             raise DataError("data has no rows")
-        frame, kept, dropped = complete_rows(full, used, missing)
-        y = evaluate(formula.response, frame)
-        offsets = self._offsets(frame)
-        offset = np.sum(offsets, axis=0) if offsets else None
-        fixed, self._fixed = encode(formula.fixed, frame)
-        parts = [(self._factor(term, frame), term.text) for term in formula.random]
+        given = read_weights(weights, len(full), full)
+        frame, kept, dropped = complete_rows(full, formula.columns, missing, given.zero)
+        used = given.take(kept)
+        try:
+            parts = self._read(frame, used.get("frequencies"))
+        except HLMError as error:
+            raise (error if kept is None else error.of_input(np.flatnonzero(kept).tolist())) from None
         return Design(
-            response=formula.response.text,
-            y=y if offset is None else y - offset,
-            names=fixed.names,
-            columns=fixed.values,
-            factors=merge_factors(parts),
-            weights=self._weights(weights, frame, kept),
-            offset=offset,
+            **parts,
+            weights=used.get("weights"),
+            frequencies=used.get("frequencies"),
             index=full.index,
             kept=kept,
-            dropped=dropped,
+            dropped=dropped | given.counts,
         )
+
+    def _read(self, frame: pd.DataFrame, frequencies: Column | None) -> dict[str, Any]:
+        """Return what a design has of the columns of complete rows."""
+        formula = self.formula
+        y = evaluate(formula.response, frame, state=learn([formula.response], frame, frequencies))
+        self._offset_state = learn(formula.offsets, frame, frequencies)
+        offsets = self._offsets(frame)
+        offset = np.sum(offsets, axis=0) if offsets else None
+        fixed, self._fixed = encode(formula.fixed, frame, frequencies)
+        parts = [(self._factor(term, frame, frequencies), term.text) for term in formula.random]
+        return {
+            "response": formula.response.text,
+            "y": y if offset is None else y - offset,
+            "names": fixed.names,
+            "columns": fixed.values,
+            "factors": merge_factors(parts),
+            "offset": offset,
+        }
 
     def _offsets(self, frame: pd.DataFrame) -> list[Column]:
         return [evaluate(expression, frame, "offset", self._offset_state) for expression in self.formula.offsets]
 
-    @staticmethod
-    def _weights(weights: Any, frame: pd.DataFrame, kept: npt.NDArray[np.bool_] | None) -> Column | None:
-        if weights is None or isinstance(weights, str):
-            return check_weights(None if weights is None else frame[weights].to_numpy(), len(frame))
-        checked = check_weights(weights, len(frame) if kept is None else len(kept))
-        return checked if kept is None or checked is None else checked[kept]
-
-    def _factor(self, term: RandomTerm, frame: pd.DataFrame) -> Factor:
+    def _factor(self, term: RandomTerm, frame: pd.DataFrame, frequencies: Column | None) -> Factor:
         parts = [code_labels(frame[column]) for column in term.groups]
         codes, labels = parts[0] if len(parts) == 1 else cross_codes(parts, list(term.groups))
         if len(parts) == 1:
             labels = labels.rename(term.name)
-        columns, encoder = encode(term.effects, frame)
+        columns, encoder = encode(term.effects, frame, frequencies)
         self._random.setdefault(term.name, []).append((term, encoder))
         # the term's columns are one block; `||` comes from the parser as several terms
         return Factor(term.name, codes, labels, columns.values, columns.names, (tuple(range(len(columns.values))),))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from typing import Any
@@ -19,12 +19,13 @@ import pandas as pd
 
 from hlm.design import intercept
 from hlm.errors import DataError
+from hlm.frames import bad_values
 from hlm.specification.expression import BASES, CATEGORICAL, Call, Coding, Expression, Name
 from hlm.specification.formula import Terms
-from hlm.specification.transforms import State, basis, calculate
+from hlm.specification.transforms import State, basis, calculate, learns
 from hlm.specification.values import category_codes, distinct, listed, must_be_numbers, numbers, read
 
-__all__ = ["Columns", "Encoder", "encode", "evaluate"]
+__all__ = ["Columns", "Encoder", "encode", "evaluate", "learn"]
 
 Array = npt.NDArray[np.float64]
 Named = list[tuple[str, Array]]
@@ -45,7 +46,7 @@ class Columns:
     values: tuple[Array, ...]
 
 
-def encode(terms: Terms, frame: pd.DataFrame) -> tuple[Columns, Encoder]:
+def encode(terms: Terms, frame: pd.DataFrame, frequencies: Array | None = None) -> tuple[Columns, Encoder]:
     """Build the columns of terms and learn how to build them for new rows.
 
     Parameters
@@ -53,6 +54,8 @@ def encode(terms: Terms, frame: pd.DataFrame) -> tuple[Columns, Encoder]:
     terms : Terms
     frame : DataFrame
         n rows without missing values in the columns used.
+    frequencies : (n,) array, optional
+        How many rows each row stands for, where columns are centred, scaled or given knots.
 
     Returns
     -------
@@ -67,7 +70,7 @@ def encode(terms: Terms, frame: pd.DataFrame) -> tuple[Columns, Encoder]:
     DataTypeError
         A column that is neither numbers nor categories, or a category where a number is needed.
     """
-    state: State = {}
+    state = learn([expression for term in terms.terms for expression in term], frame, frequencies)
     factors: dict[Expression, _Numeric | _Category] = {}
     read_values: dict[Expression, Any] = {}
     for term in terms.terms:
@@ -80,6 +83,18 @@ def encode(terms: Terms, frame: pd.DataFrame) -> tuple[Columns, Encoder]:
         name = next(name for k, name in enumerate(columns.names) if name in columns.names[:k])
         raise DataError(f"two columns of the model would be named '{name}': rename the one in the data", column=name)
     return columns, encoder
+
+
+def learn(expressions: Iterable[Expression], frame: pd.DataFrame, frequencies: Array | None) -> State:
+    """Return what expressions learn from rows with frequencies (from the rows written out); empty without them."""
+    state: State = {}
+    if frequencies is not None:
+        for expression in expressions:
+            if learns(expression.node):
+                used = [*expression.columns, *(["pi"] if "pi" in frame.columns else [])]
+                rows = np.repeat(np.arange(len(frame)), frequencies.astype(np.intp))
+                _derive(expression, frame[list(dict.fromkeys(used))].iloc[rows], state)
+    return state
 
 
 class Encoder:
@@ -358,9 +373,7 @@ def _check_finite(result: Array, text: str, inputs: dict[str, Array]) -> None:
     for column, values in inputs.items():
         infinite = np.isinf(values) & bad
         if infinite.any():
-            count, row = int(infinite.sum()), int(np.argmax(infinite))
-            plural = "s" if count > 1 else ""
-            raise DataError(f"column '{column}' has {count} infinite value{plural} (row {row})", column=column, row=row)
+            raise bad_values(f"column '{column}'", column, infinite, "infinite")
         bad &= ~np.isnan(values)
     if bad.any():
         count, row = int(bad.sum()), int(np.argmax(bad))

@@ -79,6 +79,15 @@ def calculate(node: Node, column: Callable[[Name], Array | float], state: State)
     return _ELEMENTWISE[node.function](x)
 
 
+def learns(node: Node) -> bool:
+    """Whether an expression takes something from the data as a whole: a mean, a spread, knots."""
+    if isinstance(node, Call):
+        return node.function in ("center", "scale") or node.function in _BASES or learns(node.argument)
+    if isinstance(node, Binary):
+        return learns(node.left) or learns(node.right)
+    return isinstance(node, Unary) and learns(node.operand)
+
+
 def _standardise(x: Array, call: Call, options: Options, learnt: dict[str, Any]) -> Array:
     """Subtract the mean and divide by the standard deviation (n - 1), or by what the options say, as R's `scale`."""
     if not learnt:
