@@ -92,7 +92,7 @@ def test_many_columns_are_listed_in_part() -> None:
         ({"y": 3.0, "g": [1]}, DataTypeError, "'y' must be a sequence"),
         ({"y": "abc", "g": [1]}, DataTypeError, "'y' must be a sequence"),
         ({"y": np.ones((1, 1)), "g": [1]}, DataTypeError, "one-dimensional"),
-        (pd.DataFrame([[1, 2, 3]], columns=["y", "g", "g"]), DataError, "more than one column named 'g'"),
+        (pd.DataFrame([[1, 2, 3]], columns=["y", "g", "g"]), DataError, "data has 2 columns named 'g'"),
         (pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_product([["y", "g"], ["a"]])), DataError, "2 levels"),
     ],
 )

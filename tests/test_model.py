@@ -111,7 +111,8 @@ def test_predict(data: pd.DataFrame) -> None:
 
 
 def test_transforms_remember_the_training_data(data: pd.DataFrame) -> None:
-    fit = hlm.Model("y ~ scale(x) + poly(x, 2) + (center(x) | school)", data).fit()
+    data["w"] = np.arange(240) % 17
+    fit = hlm.Model("y ~ scale(x) + poly(w, 2) + (center(x) | school)", data).fit()
     np.testing.assert_allclose(fit.predict(data.tail(7)), fit.fittedvalues.tail(7), rtol=1e-10)
 
 
@@ -203,7 +204,8 @@ def test_all_dummies_take_offsets_as_an_intercept_does(data: pd.DataFrame, x_off
 def test_terms_after_the_dummies_that_span_the_constant(data: pd.DataFrame) -> None:
     """The dummies may stand anywhere, and other columns may be aliased beside them."""
     data["twice"] = 2 * data["x"]
-    fit = hlm.Model("y ~ 0 + x + twice + kind + (1 | school)", data).fit()
+    with pytest.warns(hlm.RankDeficientWarning, match="'twice'"):
+        fit = hlm.Model("y ~ 0 + x + twice + kind + (1 | school)", data).fit()
     plain = hlm.Model("y ~ kind + x + (1 | school)", data).fit()
     assert fit.aliased == ["twice"]
     assert fit.criterion == pytest.approx(plain.criterion, abs=1e-8)

@@ -17,6 +17,7 @@ criterion_tol = 1e-6  # deviance units: the issue's bound, far below anything th
 value_tol = 1e-5  # relative, on parameters and variances
 mode_tol = 1e-4  # of the standard deviation of the effects
 
+pytestmark = pytest.mark.filterwarnings("ignore::hlm.RankDeficientWarning")
 every = pytest.mark.parametrize("reference", models(), ids=str)
 # InstEval-like sizes aside, EM needs thousands of steps where a variance is nearly zero; these are the regular ones.
 REGULAR = [m for m in models() if not m.result["singular"] and m.result["n"] < 500]

@@ -9,7 +9,16 @@ np.float64(2.939)
 
 from hlm import datasets
 from hlm.certificate import Certificate
-from hlm.errors import DataError, DataTypeError, DesignError, FormulaError, HLMError, NumericalError
+from hlm.errors import (
+    DataError,
+    DataTypeError,
+    DegenerateError,
+    DesignError,
+    FormulaError,
+    HLMError,
+    NumericalError,
+    RankDeficientWarning,
+)
 from hlm.fit import Fit
 from hlm.model import Model
 from hlm.specification.arrays import Random
@@ -20,6 +29,7 @@ __all__ = [
     "Certificate",
     "DataError",
     "DataTypeError",
+    "DegenerateError",
     "DesignError",
     "Fit",
     "FormulaError",
@@ -27,5 +37,6 @@ __all__ = [
     "Model",
     "NumericalError",
     "Random",
+    "RankDeficientWarning",
     "datasets",
 ]

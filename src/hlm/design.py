@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, product
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,14 @@ import pandas as pd
 
 from hlm.errors import DataError, DataTypeError, DesignError
 from hlm.structure import Codes
+from hlm_ext.structure import first_rows
 
 Column = npt.NDArray[np.float64]
+
+# Rows that are looked at first for dependent random columns.
+SAMPLE = 100
+# Of a random column, what the columns before it leave of its length when they are dependent: rounding errors.
+DEPENDENT = 1e-14
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,18 +190,20 @@ def merge_factors(parts: Sequence[tuple[Factor, str]]) -> tuple[Factor, ...]:
 
 
 def check_design(design: Design) -> None:
-    """Check what can be told from counts alone.
+    """Check what can be told before anything is computed.
 
     Raises
     ------
     DataError, DesignError
-        No rows, no residual degrees of freedom, a factor with one level, or with as many effects as rows.
+        No rows, no residual degrees of freedom, a factor with one level, or with as many effects as rows; random
+        effects whose variances cannot be told apart.
     """
     n, p = design.nobs, len(design.columns)
     if n == 0:
         raise DataError("data has no rows")
     if n <= p:
-        raise DataError(f"{n} rows for {p} fixed effects leave no residual degrees of freedom")
+        rows = f"{n} row{'s' if n > 1 else ''}"
+        raise DataError(f"{rows} for {p} fixed effects leave{'' if n > 1 else 's'} no residual degrees of freedom")
     for factor in design.factors:
         if factor.size < 2:
             raise DesignError(f"grouping column '{factor.name}' has 1 level; at least 2 are needed", column=factor.name)
@@ -206,11 +215,78 @@ def check_design(design: Design) -> None:
             )
         for block in factor.blocks:
             if factor.size * len(block) >= n:
-                term = " + ".join(factor.effects[j] for j in block)
                 raise DesignError(
-                    f"term ({term} | {factor.name}) has {factor.size * len(block)} random effects for {n} rows",
+                    f"term {_term(factor, block)} has {factor.size * len(block)} random effects for {n} rows",
                     column=factor.name,
                 )
+        _check_independent(factor)
+    for one, other in combinations(design.factors, 2):
+        _check_different(one, other)
+
+
+def _term(factor: Factor, block: Sequence[int]) -> str:
+    return f"({' + '.join(factor.effects[j] for j in block)} | {factor.name})"
+
+
+def _check_independent(factor: Factor) -> None:
+    """Refuse random columns whose covariances cannot be told apart.
+
+    Within a block (one covariance matrix) a column that is a linear combination of others; between blocks
+    (uncorrelated) a column that is a multiple of another.
+    """
+    for block in factor.blocks:
+        place = _dependent([factor.columns[j] for j in block])
+        if place >= 0:
+            name = factor.effects[block[place]]
+            before = ", ".join(f"'{factor.effects[j]}'" for j in block[:place])
+            raise DesignError(
+                f"term {_term(factor, block)}: random column '{name}' "
+                + (f"is a linear combination of {before}; leave one of them out" if place else "is zero in every row"),
+                column=name,
+            )
+    for one, other in combinations(factor.blocks, 2):
+        for i, j in product(one, other):
+            if _dependent([factor.columns[i], factor.columns[j]]) >= 0:
+                raise DesignError(
+                    f"'{factor.effects[j]}' is a multiple of '{factor.effects[i]}', and both vary over "
+                    f"'{factor.name}': their variances cannot be told apart; leave one of them out",
+                    column=factor.effects[j],
+                )
+
+
+def _dependent(columns: Sequence[Column]) -> int:
+    """Return the position of the first column that is a linear combination of those before it, to the last digits; -1.
+
+    Columns that are independent in some of their rows are independent: a few rows tell nearly always.
+    """
+    n = len(columns[0])
+    if len(columns) == 1:
+        return -1 if columns[0][0] != 0 or columns[0].any() else 0
+    for step in dict.fromkeys((max(1, n // (SAMPLE + 2 * len(columns))), 1)):
+        sample = np.column_stack([column[::step] for column in columns])
+        size = np.abs(sample).max(axis=0)
+        with np.errstate(all="ignore"):
+            scaled = sample / size
+            left = np.abs(np.diag(np.linalg.qr(scaled, mode="r")))
+            # a column of zeros has become NaN; one that is not finite is reported when the rows are read
+            zero = (left <= DEPENDENT * np.sqrt(np.square(scaled).sum(axis=0))) | (size == 0)
+        if not zero.any():
+            return -1
+    return int(np.argmax(zero))
+
+
+def _check_different(one: Factor, other: Factor) -> None:
+    """Refuse two factors that group the rows alike and have a column in common."""
+    common = [effect for effect in one.effects if effect in other.effects]
+    if one.size != other.size or not common:
+        return
+    renamed = other.codes[first_rows(one.codes, one.size)]
+    if np.array_equal(renamed[one.codes], other.codes):
+        raise DesignError(
+            f"'{one.name}' and '{other.name}' group the rows alike, and '{common[0]}' varies over both: the two "
+            "variances cannot be told apart; leave one of them out",
+            column=other.name,
+        )
 
 
 def intercept(n: int) -> Column:

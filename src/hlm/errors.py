@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# Characters of a long formula that a message shows around the place at fault.
+SHOWN = 200
+
 
 class HLMError(Exception):
     """Root of the errors of this library.
@@ -63,10 +66,21 @@ class NumericalError(HLMError, ArithmeticError):
     """A kernel met numbers it cannot go on with: a response fitted without residual, overflow."""
 
 
+class DegenerateError(NumericalError, ValueError):
+    """A likelihood without a maximum: a response that is constant, or reproduced without residual."""
+
+
+class RankDeficientWarning(UserWarning):
+    """Fixed columns are linear combinations of earlier ones: they are left out, and have no estimate."""
+
+
 def at_position(message: str, text: str, position: int, length: int = 1) -> FormulaError:
     """Return a `FormulaError` whose message shows `text` with a caret under ``text[position:position + length]``."""
     line = text.replace("\n", " ").replace("\t", " ")
-    marker = " " * position + "^" * max(1, length)
+    start = max(0, position - SHOWN // 2) if len(line) > SHOWN else 0
+    cut = "... " if start else ""
+    line = cut + line[start : start + SHOWN] + (" ..." if len(line) > start + SHOWN else "")
+    marker = " " * (position - start + len(cut)) + "^" * max(1, min(length, SHOWN))
     return FormulaError(f"{message}\n    {line}\n    {marker}", position=position)
 
 

@@ -14,7 +14,7 @@ from scipy.special import ndtr, ndtri
 
 from hlm import effects as _effects
 from hlm.criterion import Problem
-from hlm.errors import DataError
+from hlm.errors import DataError, DataTypeError
 from hlm.prediction import linear_predictor, predict
 from hlm_ext.linear import lower_factor
 
@@ -22,6 +22,20 @@ if TYPE_CHECKING:
     from hlm.certificate import Certificate
     from hlm.estimation import Estimate
     from hlm.model import Model
+
+
+# What a saved Fit consists of; another number whenever that changes.
+_FORMAT = 1
+_SAVED = (
+    "model",
+    "reml",
+    "method",
+    "_problem",
+    "_value",
+    "_certificate",
+    "_trace",
+    "_engine_theta",
+)
 
 
 class Fit:
@@ -48,13 +62,26 @@ class Fit:
         self._lock = Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the kernel's memory, which is made again from the statistics."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_criterion", "_lock")}
+        """All but the kernel's memory, which is made again from the statistics, and what is computed when asked for."""
+        return {key: self.__dict__[key] for key in _SAVED} | {"_saved_by": _FORMAT}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._criterion = self._problem.criterion(self.reml)
-        self._criterion.value(self._engine_theta)
+        """Take a saved state if it is whole: evaluated anew, the criterion must have the value saved."""
+        if not isinstance(state, dict) or state.keys() != {*_SAVED, "_saved_by"}:
+            raise DataError(
+                "the saved Fit is incomplete or damaged, or was saved by another version: fit the model again"
+            )
+        if state["_saved_by"] != _FORMAT:
+            raise DataError(f"the saved Fit has format {state['_saved_by']!r}, this version reads {_FORMAT!r}")
+        self.__dict__.update({key: state[key] for key in _SAVED})
+        try:
+            self._criterion = self._problem.criterion(self.reml)
+            again = self._criterion.value(self._engine_theta)
+            whole = isinstance(self.reml, bool) and abs(again - self._value) <= 1e-9 * max(1.0, abs(self._value))
+        except Exception as error:
+            raise DataError(f"the saved Fit is damaged: {error}") from error
+        if not whole:
+            raise DataError("the saved Fit is damaged: its criterion is not that of its parameters")
         self._lock = Lock()
 
     # ---- numbers of the whole model -------------------------------------------------------------------------------
@@ -163,9 +190,11 @@ class Fit:
 
         Raises
         ------
-        DataError
-            If alpha is not between 0 and 1.
+        DataTypeError, DataError
+            If alpha is not a number, or not between 0 and 1.
         """
+        if not isinstance(alpha, (int, float, np.number)):
+            raise DataTypeError(f"alpha must be a number between 0 and 1, got {alpha!r}")
         if not 0 < alpha < 1:
             raise DataError(f"alpha must be between 0 and 1, got {alpha}")
         half = -ndtri(alpha / 2) * self.bse

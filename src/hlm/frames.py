@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ _OPTIONAL = ("pi",)
 _SHOWN = 20
 
 
-def to_frame(data: Any, columns: Sequence[str]) -> pd.DataFrame:
+def to_frame(data: Any, columns: Sequence[str], new: bool = False) -> pd.DataFrame:
     """Return `data` as a pandas DataFrame that has `columns`; what is given is never changed.
 
     Parameters
@@ -27,6 +27,8 @@ def to_frame(data: Any, columns: Sequence[str]) -> pd.DataFrame:
         pandas is returned as it is; polars, pyarrow and others go through narwhals, with the needed columns only.
     columns : sequence of str
         Columns that must be there.
+    new : bool
+        Whether these are new rows for a fit, for messages.
 
     Returns
     -------
@@ -41,11 +43,14 @@ def to_frame(data: Any, columns: Sequence[str]) -> pd.DataFrame:
         If a column is not there or is there twice, or columns of a mapping differ in length.
     """
     if isinstance(data, pd.DataFrame):
-        _check_names(data.columns, columns)
+        found = _spelt(data.columns, columns)
+        data = data.rename(columns=found) if found else data
+        _check_names(data.columns, columns, new)
         return data
     if isinstance(data, Mapping):
-        return _from_mapping(data, columns)
-    return _from_narwhals(data, columns)
+        found = _spelt(data, columns)
+        return _from_mapping({found.get(name, name): values for name, values in data.items()}, columns, new)
+    return _from_narwhals(data, columns, new)
 
 
 def stored(frame: pd.DataFrame, column: str) -> Any:
@@ -140,29 +145,38 @@ def bad_values(label: str, column: str, where: Mask, what: str) -> DataError:
     return DataError(f"{label} has {count} {what} {place}", column=column, row=row)
 
 
-def _check_names(names: pd.Index, columns: Sequence[str]) -> None:
+def _spelt(names: Iterable[Any], columns: Sequence[str]) -> dict[Any, str]:
+    """Return what columns named by numbers are called in a formula, where it asks for them: 0 is `0`."""
+    lacking = [column for column in columns if column not in names]  # type: ignore[operator]
+    if not lacking:
+        return {}
+    return {name: str(name) for name in names if not isinstance(name, str) and str(name) in lacking}
+
+
+def _check_names(names: pd.Index, columns: Sequence[str], new: bool) -> None:
     if names.nlevels > 1:
         raise DataError(f"the data have {names.nlevels} levels of column names: flatten them to one")
     for column in columns:
         if column not in names:
-            raise _no_column(column, names)
+            raise _no_column(column, names, new)
     if not names.is_unique:
-        repeated = set(names[names.duplicated()])
+        repeated = names[names.duplicated(keep=False)]
         for column in columns:
             if column in repeated:
-                raise DataError(f"the data have more than one column named '{column}'", column=column)
+                raise DataError(f"data has {(repeated == column).sum()} columns named '{column}'", column=column)
 
 
-def _no_column(column: str, names: Any) -> DataError:
+def _no_column(column: str, names: Any, new: bool) -> DataError:
     listed = [str(name) for name in names]
     shown = ", ".join(listed[:_SHOWN]) + (f", ... {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else "")
-    return DataError(f"formula names '{column}', which is not a column (columns: {shown})", column=column)
+    what = f"new data lacks column '{column}'" if new else f"formula names '{column}', which is not a column"
+    return DataError(f"{what} (columns: {shown})", column=column)
 
 
-def _from_mapping(data: Mapping[Any, Any], columns: Sequence[str]) -> pd.DataFrame:
+def _from_mapping(data: Mapping[Any, Any], columns: Sequence[str], new: bool) -> pd.DataFrame:
     for column in columns:
         if column not in data:
-            raise _no_column(column, data)
+            raise _no_column(column, data, new)
     # without needed columns (a formula of intercepts) the first one still tells the number of rows
     wanted = [*columns, *(c for c in _OPTIONAL if c in data and c not in columns)] or list(data)[:1]
     values = {column: _one_dimensional(data[column], column) for column in wanted}
@@ -192,7 +206,7 @@ def _one_dimensional(value: Any, column: Any) -> Any:
     return pd.Series(list(value)).array
 
 
-def _from_narwhals(data: Any, columns: Sequence[str]) -> pd.DataFrame:
+def _from_narwhals(data: Any, columns: Sequence[str], new: bool) -> pd.DataFrame:
     refused = DataTypeError(f"data must be a DataFrame or a mapping of columns, got {_type_name(data)}")
     if data is None or isinstance(data, (list, tuple, str, bytes, int, float, np.ndarray, pd.Series)):
         raise refused
@@ -207,7 +221,7 @@ def _from_narwhals(data: Any, columns: Sequence[str]) -> pd.DataFrame:
         names = table.columns
     else:
         raise refused
-    _check_names(pd.Index(names), columns)
+    _check_names(pd.Index(names), columns, new)
     wanted = [name for name in names if name in columns or name in _OPTIONAL] or names[:1]
     table = table.select(wanted)
     frame: pd.DataFrame = (table.collect() if isinstance(table, nw.LazyFrame) else table).to_pandas()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 
 from hlm.criterion import Problem, make_problem
 from hlm.design import Column, Design, Factor, as_float, check_design, merge_factors
-from hlm.errors import DataError, DataTypeError, HLMError
+from hlm.errors import DataError, DataTypeError, HLMError, RankDeficientWarning
 from hlm.estimation import estimate
 from hlm.fit import Fit
 from hlm.frames import Mask
@@ -109,10 +110,20 @@ class Model:
     def problem(self) -> Problem:
         """Statistics of the design in the coordinates of the engine, gathered once."""
         try:
-            return make_problem(self.design)
+            problem = make_problem(self.design)
         except HLMError as error:
-            kept = self.design.kept
-            raise (error if kept is None else error.of_input(np.flatnonzero(kept).tolist())) from None
+            used = self.design.kept
+            raise (error if used is None else error.of_input(np.flatnonzero(used).tolist())) from None
+        kept = problem.coordinates.kept
+        aliased = [f"'{name}'" for name, keep in zip(self.design.names, kept, strict=True) if not keep]
+        if aliased:
+            names, are = ", ".join(aliased), "is a linear combination" if len(aliased) == 1 else "are combinations"
+            warnings.warn(
+                f"rank-deficient fixed part: {names} {are} of earlier columns; dropped, the coefficient is NaN",
+                RankDeficientWarning,
+                stacklevel=4,  # past `cached_property` and `fit`
+            )
+        return problem
 
     @property
     def formula(self) -> str | None:
@@ -142,9 +153,15 @@ class Model:
 
         Raises
         ------
-        NumericalError
+        DataTypeError
+            If `reml` or `accelerate` is not a truth value.
+        DegenerateError
             If the likelihood has no maximum.
         """
+        for name, value in (("reml", reml), ("accelerate", accelerate)):
+            if not isinstance(value, (bool, np.bool_)):
+                raise DataTypeError(f"{name} must be True or False, got {value!r}")
+        reml, accelerate = bool(reml), bool(accelerate)
         return Fit(self, self.problem, estimate(self.problem, reml, method, max_iter, accelerate), reml, method)
 
     def new_rows(self, new: Any) -> tuple[list[Column], list[Column], pd.Index]:

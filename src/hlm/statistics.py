@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hlm.design import Column, Design
-from hlm.errors import DataError
+from hlm.errors import DataError, DegenerateError
 from hlm.frames import bad_values
 from hlm.structure import Hierarchy, find_hierarchy
 from hlm_ext.columns import Columns, location
@@ -17,6 +17,9 @@ from hlm_ext.gather import scan
 from hlm_ext.project import project
 
 Matrix = npt.NDArray[np.float64]
+
+# Squares of a spread below or of values above these are no normal numbers.
+SMALL, LARGE = 1.5e-154, 1e150
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +115,20 @@ def _check_finite(column: Column, name: str) -> None:
     for bad, what in ((np.isnan(column), "missing"), (np.isinf(column), "infinite")):
         if bad.any():
             raise bad_values(f"column '{name}'", name, bad, what)
-    if not np.isfinite(column @ column):
-        raise DataError(f"column '{name}' holds values too large to be squared; rescale it", column=name)
+    size = float(np.abs(column).max())
+    if size > LARGE:
+        raise DataError(
+            f"column '{name}' holds values too large to be squared (up to {size:.1g}); rescale it", column=name
+        )
+
+
+def _check_varies(column: Column, name: str) -> None:
+    """Refuse a column that would pass for a constant because its squares underflow."""
+    if column.strides[0] and column.min() < column.max():
+        size = float(column.max() - column.min())
+        raise DataError(
+            f"column '{name}' varies by {size:.1g} only: values too small to be squared; rescale it", column=name
+        )
 
 
 def _shift_and_scale(mean: list[float], spread: list[float]) -> tuple[Matrix, Matrix, Matrix, int]:
@@ -135,7 +150,9 @@ def gather(design: Design) -> Statistics:
     Raises
     ------
     DataError
-        If a column holds values that are not finite, naming it and the first row.
+        If a column holds values that are not finite, naming it and the first row, or too large or small to be squared.
+    DegenerateError
+        If the response is constant, as a fixed column is.
     DesignError
         If the grouping factors are not nested.
     """
@@ -157,6 +174,11 @@ def gather(design: Design) -> Statistics:
     if not (np.isfinite(spread).all() and np.isfinite(mean).all()):
         for column, name in zip(columns, [*pool.names, design.response], strict=True):
             _check_finite(column, name)
+    for column, name, size in zip(columns, [*pool.names, design.response], spread.tolist(), strict=True):
+        if size < SMALL:
+            _check_varies(column, name)
+    if spread[-1] == 0 and any(spread[j] == 0 and mean[j] != 0 for j in fixed):
+        raise DegenerateError(f"response '{design.response}' is constant", column=design.response)
     same = _merge_equal(pool.columns, mean[:-1], spread[:-1])
     if same is not None:
         distinct, compact = np.unique(same, return_inverse=True)

@@ -280,3 +280,14 @@ def test_expanded_terms_read_back_as_themselves(right: str) -> None:
     terms = parse(f"y ~ a + b + c + d + {right}").fixed
     again = parse("y ~ " + " + ".join(labels(terms)) + " + 1").fixed
     assert again == terms
+
+
+def test_a_long_formula_is_shown_around_the_mistake() -> None:
+    text = "y ~ " + " + ".join(f"column{k}" for k in range(2000)) + " + * z"
+    with pytest.raises(FormulaError) as caught:
+        parse(text)
+    message, line, marker = str(caught.value).split("\n")
+    assert message.startswith("unexpected operator '*'")
+    assert len(line) < 250
+    assert line[marker.index("^")] == "*"
+    assert text[caught.value.position] == "*"

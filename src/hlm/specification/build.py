@@ -99,7 +99,7 @@ class FormulaReader:
         """Return fixed columns and offsets of new rows, and their index."""
         assert self._fixed is not None
         needed = _columns_of(self.formula)
-        frame = to_frame(new, needed)
+        frame = to_frame(new, needed, new=True)
         return list(self._fixed.encode(frame).values), self._offsets(frame), frame.index
 
     def groups(self, new: Any, factor: Factor) -> tuple[Codes, list[Column], Any]:
@@ -107,7 +107,7 @@ class FormulaReader:
         terms = self._random[factor.name]
         groups = list(terms[0][0].groups)
         needed = [c for term, _ in terms for effect in term.effects.terms for e in effect for c in e.columns]
-        frame = to_frame(new, list(dict.fromkeys(groups + needed)))
+        frame = to_frame(new, list(dict.fromkeys(groups + needed)), new=True)
         labels = pd.Index(frame[groups[0]]) if len(groups) == 1 else pd.MultiIndex.from_frame(frame[groups])
         levels = factor.labels.get_indexer(labels).astype(np.intp)
         columns: list[Column] = []
