@@ -234,6 +234,10 @@ def test_frequencies_are_whole(data: pd.DataFrame) -> None:
     data.loc[4, "f"] = 1.5
     with pytest.raises(hlm.DataError, match=r"frequencies 'f' must be whole numbers; row 4 has 1.5"):
         hlm.Model("y ~ x + (1 | school)", data, frequencies="f")
+    with pytest.raises(hlm.DataError, match=r"scale\(x\) is learnt from rows written out, which are too many"):
+        hlm.Model("y ~ scale(x) + (1 | school)", data, frequencies=np.full(180, 1e9))
+    with pytest.raises(hlm.DataError, match=r"weights must be 0 or at least 1e-307; row 4 has 4.94066e-324"):
+        hlm.Model("y ~ x + (1 | school)", data, weights=put(4, 5e-324)(np.ones(180)))
     with pytest.raises(hlm.DataError, match="add up to more than"):
         hlm.Model("y ~ x + (1 | school)", data, frequencies=np.full(180, 1e15))
     with pytest.raises(hlm.DataError, match="formula names 'nope', which is not a column"):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from hlm.errors import DataError, DataTypeError, DesignError
-from hlm.structure import Codes
+from hlm.structure import Codes, code_labels
 from hlm_ext.structure import first_rows
 
 Column = npt.NDArray[np.float64]
@@ -56,6 +57,23 @@ class Factor:
     def width(self) -> int:
         """Number of random columns q."""
         return len(self.columns)
+
+    def find(self, labels: pd.Index) -> Codes:
+        """Return the level of each label, -1 where it is none of them or missing.
+
+        Raises
+        ------
+        DataTypeError
+            If they hold lists or other values that cannot be labels.
+        """
+        try:
+            found: Codes = self.labels.get_indexer(labels).astype(np.intp)
+        except TypeError as error:
+            raise DataTypeError(f"grouping column '{self.name}': {error}", column=self.name) from None
+        if labels.dtype.kind == "f" and self.labels.dtype.kind in "iu":
+            # pandas compares integers with floats as floats, which cannot tell such integers apart
+            found[np.abs(labels.to_numpy(np.float64, na_value=np.nan)) >= 2.0**53] = -1
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +163,22 @@ class Design:
         full = np.full(len(self.kept), np.nan)
         full[self.kept] = values
         return pd.Series(full, index=self.index)
+
+
+def code_column(values: Any, column: str) -> tuple[Codes, pd.Index]:
+    """Code the labels of a grouping column; see `hlm.structure.code_labels`.
+
+    Raises
+    ------
+    DataTypeError
+        If it holds lists or other values that cannot be labels.
+    """
+    try:
+        return code_labels(values)
+    except TypeError as error:
+        raise DataTypeError(
+            f"grouping column '{column}' holds what cannot be a label: {error}", column=column
+        ) from None
 
 
 def merge_factors(parts: Sequence[tuple[Factor, str]]) -> tuple[Factor, ...]:

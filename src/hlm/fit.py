@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.special import ndtr, ndtri
 
 from hlm import effects as _effects
+from hlm import saved
 from hlm.criterion import Problem
 from hlm.errors import DataError, DataTypeError
 from hlm.prediction import linear_predictor, predict
@@ -22,20 +23,6 @@ if TYPE_CHECKING:
     from hlm.certificate import Certificate
     from hlm.estimation import Estimate
     from hlm.model import Model
-
-
-# What a saved Fit consists of; another number whenever that changes.
-_FORMAT = 1
-_SAVED = (
-    "model",
-    "reml",
-    "method",
-    "_problem",
-    "_value",
-    "_certificate",
-    "_trace",
-    "_engine_theta",
-)
 
 
 class Fit:
@@ -62,27 +49,10 @@ class Fit:
         self._lock = Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the kernel's memory, which is made again from the statistics, and what is computed when asked for."""
-        return {key: self.__dict__[key] for key in _SAVED} | {"_saved_by": _FORMAT}
+        return saved.state_of(self)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a saved state if it is whole: evaluated anew, the criterion must have the value saved."""
-        if not isinstance(state, dict) or state.keys() != {*_SAVED, "_saved_by"}:
-            raise DataError(
-                "the saved Fit is incomplete or damaged, or was saved by another version: fit the model again"
-            )
-        if state["_saved_by"] != _FORMAT:
-            raise DataError(f"the saved Fit has format {state['_saved_by']!r}, this version reads {_FORMAT!r}")
-        self.__dict__.update({key: state[key] for key in _SAVED})
-        try:
-            self._criterion = self._problem.criterion(self.reml)
-            again = self._criterion.value(self._engine_theta)
-            whole = isinstance(self.reml, bool) and abs(again - self._value) <= 1e-9 * max(1.0, abs(self._value))
-        except Exception as error:
-            raise DataError(f"the saved Fit is damaged: {error}") from error
-        if not whole:
-            raise DataError("the saved Fit is damaged: its criterion is not that of its parameters")
-        self._lock = Lock()
+    def __setstate__(self, state: Any) -> None:
+        saved.restore(self, state)
 
     # ---- numbers of the whole model -------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -193,7 +193,7 @@ def _one_dimensional(value: Any, column: Any) -> Any:
     """Return a column of a mapping without an index of its own: rows are matched by position."""
     if isinstance(value, pd.Series):
         return value.array
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+    if isinstance(value, (str, bytes, Mapping, Set)) or not hasattr(value, "__len__"):
         message = f"column '{column}' must be a sequence of values, got {type(value).__name__}"
         raise DataTypeError(message, column=str(column))
     if getattr(value, "ndim", 1) != 1:

@@ -12,14 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.criterion import Problem, make_problem
-from hlm.design import Column, Design, Factor, as_float, check_design, merge_factors
+from hlm.design import Column, Design, Factor, as_float, check_design, code_column, merge_factors
 from hlm.errors import DataError, DataTypeError, HLMError, RankDeficientWarning
 from hlm.estimation import estimate
 from hlm.fit import Fit
 from hlm.frames import Mask
 from hlm.specification.arrays import Random
 from hlm.specification.build import FormulaReader
-from hlm.structure import code_labels
 from hlm.weights import read_weights
 
 
@@ -186,7 +185,7 @@ class Model:
                 if labels.shape != (len(X),):
                     raise DataError(f"codes of '{term.name}' must be ({len(X)},), got shape {labels.shape}")
                 columns += term.columns(len(labels))
-                levels = factor.labels.get_indexer(pd.Index(labels)).astype(np.intp)
+                levels = factor.find(pd.Index(labels))
         if levels is not None and len(columns) != factor.width:
             raise DataError(
                 f"'{factor.name}' has {factor.width} random columns in the fit, the new arrays have {len(columns)}",
@@ -201,7 +200,19 @@ def _pair(new: Any) -> tuple[Any, Sequence[Random]]:
     """New rows of a model of arrays: X and the random terms."""
     if not isinstance(new, tuple) or len(new) != 2:
         raise DataTypeError(f"new rows of a model of arrays are a pair (X, [Random, …]), got {type(new).__name__}")
-    return new[0], [new[1]] if isinstance(new[1], Random) else new[1]
+    return new[0], _random_terms(new[1])
+
+
+def _random_terms(random: Any) -> list[Random]:
+    """One random term or several, as a list."""
+    if isinstance(random, Random):
+        return [random]
+    if not isinstance(random, (list, tuple)):
+        raise DataTypeError(f"random must be a list of hlm.Random objects, got {type(random).__name__}")
+    for term in random:
+        if not isinstance(term, Random):
+            raise DataTypeError(f"random must hold hlm.Random objects, got {type(term).__name__}")
+    return list(random)
 
 
 def _design_of_arrays(
@@ -234,9 +245,7 @@ def _design_of_arrays(
     kept = None if zero is None else ~zero
     used = given.take(kept)
     parts = []
-    for term in [random] if isinstance(random, Random) else random:
-        if not isinstance(term, Random):
-            raise DataTypeError(f"random must hold hlm.Random objects, got {type(term).__name__}")
+    for term in _random_terms(random):
         parts.append((_factor_of(term, n, kept), f"Random(name='{term.name}')"))
     return Design(
         response=response,
@@ -258,7 +267,7 @@ def _factor_of(term: Random, n: int, kept: Mask | None) -> Factor:
     columns = term.columns(n)
     if kept is not None:
         labels, columns = labels[kept], [column[kept] for column in columns]
-    codes, index = code_labels(labels)
+    codes, index = code_column(labels, term.name)
     if len(codes) and codes.min() < 0:
         row = int(np.argmin(codes) if kept is None else np.flatnonzero(kept)[np.argmin(codes)])
         raise DataError(f"codes of '{term.name}' are missing in row {row}", column=term.name, row=row)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hlm.design import Column, Design, Factor
 from hlm.effects import contributions
-from hlm.errors import DataError, show
+from hlm.errors import DataError, DataTypeError, show
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -75,5 +75,8 @@ def chosen_factors(design: Design, effects: str | Sequence[str]) -> list[Factor]
         return list(design.factors)
     if effects == "population":
         return []
+    if not isinstance(effects, (str, list, tuple)):
+        message = f"effects must be 'all', 'population' or names of grouping factors, got {effects!r}"
+        raise DataTypeError(message)
     names = [effects] if isinstance(effects, str) else list(effects)
     return [design.factor(name) for name in names]

@@ -178,7 +178,8 @@ def gather(design: Design) -> Statistics:
         if size < SMALL:
             _check_varies(column, name)
     if spread[-1] == 0 and any(spread[j] == 0 and mean[j] != 0 for j in fixed):
-        raise DegenerateError(f"response '{design.response}' is constant", column=design.response)
+        what = f"response '{design.response}'" + (" less its offset" if design.offset is not None else "")
+        raise DegenerateError(f"{what} is constant", column=design.response)
     same = _merge_equal(pool.columns, mean[:-1], spread[:-1])
     if same is not None:
         distinct, compact = np.unique(same, return_inverse=True)

@@ -17,6 +17,8 @@ Column = npt.NDArray[np.float64]
 
 # Sums of frequencies stay exact in float64.
 MOST = 2.0**53
+# Below this float64 has fewer digits, and weights have no reciprocals.
+SMALLEST = 1e-307
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +114,10 @@ def _check(values: Column, label: str, n: int, whole: bool) -> None:
     if (values < 0).any():
         row = int(np.argmax(values < 0))
         raise DataError(f"{label} must be >= 0; row {row} has {values[row]:g}", column=label, row=row)
+    if ((values > 0) & (values < SMALLEST)).any():
+        row = int(np.argmax((values > 0) & (values < SMALLEST)))
+        message = f"{label} must be 0 or at least {SMALLEST:.0e}; row {row} has {values[row]:g}: rescale them"
+        raise DataError(message, column=label, row=row)
     if whole and (values % 1 > 0).any():
         row = int(np.argmax(values % 1 > 0))
         raise DataError(f"{label} must be whole numbers; row {row} has {values[row]:g}", column=label, row=row)

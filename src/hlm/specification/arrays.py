@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hlm.design import as_float, intercept
-from hlm.errors import DataError
+from hlm.errors import DataError, DataTypeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +41,12 @@ class Random:
     effects: Sequence[str] | None = None
     correlated: bool = True
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise DataTypeError(f"name of a Random must be a string, got {self.name!r}")
+        if not isinstance(self.correlated, (bool, np.bool_)):
+            raise DataTypeError(f"correlated must be True or False, got {self.correlated!r}", column=self.name)
+
     def columns(self, n: int) -> list[npt.NDArray[np.float64]]:
         """Return the q random columns, each (n,) float64."""
         if self.Z is None:
@@ -61,6 +67,10 @@ class Random:
         if self.effects is not None:
             if len(self.effects) != len(columns):
                 raise DataError(f"'{self.name}' has {len(columns)} random columns but {len(self.effects)} effect names")
+            if len(set(self.effects)) < len(self.effects):
+                raise DataError(
+                    f"effect names of '{self.name}' must differ, got {list(self.effects)}", column=self.name
+                )
             return [str(effect) for effect in self.effects]
         names = []
         for j, column in enumerate(columns):

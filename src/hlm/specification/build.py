@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hlm.design import Column, Design, Factor, merge_factors
+from hlm.design import Column, Design, Factor, code_column, merge_factors
 from hlm.errors import DataError, HLMError
 from hlm.frames import complete_rows, to_frame
 from hlm.specification.columns import Encoder, encode, evaluate, learn
 from hlm.specification.formula import Formula, RandomTerm, parse
 from hlm.specification.transforms import State
-from hlm.structure import Codes, code_labels, cross_codes
+from hlm.structure import Codes, cross_codes
 from hlm.weights import read_weights
 
 
@@ -86,7 +86,7 @@ class FormulaReader:
         return [evaluate(expression, frame, "offset", self._offset_state) for expression in self.formula.offsets]
 
     def _factor(self, term: RandomTerm, frame: pd.DataFrame, frequencies: Column | None) -> Factor:
-        parts = [code_labels(frame[column]) for column in term.groups]
+        parts = [code_column(frame[column], column) for column in term.groups]
         codes, labels = parts[0] if len(parts) == 1 else cross_codes(parts, list(term.groups))
         if len(parts) == 1:
             labels = labels.rename(term.name)
@@ -109,7 +109,7 @@ class FormulaReader:
         needed = [c for term, _ in terms for effect in term.effects.terms for e in effect for c in e.columns]
         frame = to_frame(new, list(dict.fromkeys(groups + needed)), new=True)
         labels = pd.Index(frame[groups[0]]) if len(groups) == 1 else pd.MultiIndex.from_frame(frame[groups])
-        levels = factor.labels.get_indexer(labels).astype(np.intp)
+        levels = factor.find(labels)
         columns: list[Column] = []
         for _, encoder in terms:
             columns += encoder.encode(frame).values

@@ -27,6 +27,9 @@ from hlm.specification.values import category_codes, distinct, listed, must_be_n
 
 __all__ = ["Columns", "Encoder", "encode", "evaluate", "learn"]
 
+# Rows with frequencies are written out for what learns from the data; this many take a few GB.
+MOST_WRITTEN_OUT = 1e8
+
 Array = npt.NDArray[np.float64]
 Named = list[tuple[str, Array]]
 
@@ -91,6 +94,12 @@ def learn(expressions: Iterable[Expression], frame: pd.DataFrame, frequencies: A
     if frequencies is not None:
         for expression in expressions:
             if learns(expression.node):
+                if frequencies.sum() > MOST_WRITTEN_OUT:
+                    raise DataError(
+                        f"{expression.text} is learnt from rows written out, which are too many here "
+                        f"({frequencies.sum():.0f}): compute the column beforehand",
+                        column=expression.text,
+                    )
                 used = [*expression.columns, *(["pi"] if "pi" in frame.columns else [])]
                 rows = np.repeat(np.arange(len(frame)), frequencies.astype(np.intp))
                 _derive(expression, frame[list(dict.fromkeys(used))].iloc[rows], state)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hlm.errors import DataError, DataTypeError
+from hlm.errors import DataError, DataTypeError, show
 from hlm.frames import stored
 
 Array = npt.NDArray[np.float64]
@@ -139,7 +139,7 @@ def category_codes(values: Any, categories: pd.Index, column: str) -> Codes:
     if unseen.any():
         row = int(np.argmax(unseen))
         known = listed(categories)
-        message = f"column '{column}' holds {values[row]!r} (row {row}), which is none of its categories: {known}"
+        message = f"column '{column}' holds {show(values[row])} (row {row}), which is none of its categories: {known}"
         raise DataError(message, column=column, row=row)
     result: Codes = codes.astype(np.intp, copy=False)
     return result
