@@ -1,4 +1,4 @@
-"""Readers of the outside values under ``tests/data``: R's fits of nested models and numbers printed in books.
+"""Readers of the outside values under ``tests/data``: R's fits and numbers printed in books.
 
 ``data/SOURCES.md`` says where they come from and what each key means. What these functions return is shared between
 tests: only `frame` gives a copy that may be changed.
@@ -27,6 +27,11 @@ class ReferenceModel:
     dataset: str
     id: str
     result: dict[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def crossed(self) -> bool:
+        """Whether two of the grouping factors are not nested."""
+        return self.id.startswith("crossed")
 
     def __str__(self) -> str:
         return f"{self.dataset}:{self.id}"

@@ -1,4 +1,4 @@
-"""Every nested model that R fitted: criterion, parameters, variances, modes, fitted values and predictions.
+"""Every model that R fitted, nested or crossed: criterion, parameters, variances, modes, fitted values and predictions.
 
 The criteria in the files are good to about 1e-9, theta to 1e-8 relative (see data/SOURCES.md).
 """
@@ -18,8 +18,15 @@ value_tol = 1e-5  # relative, on parameters and variances
 mode_tol = 1e-4  # of the standard deviation of the effects
 
 pytestmark = pytest.mark.filterwarnings("ignore::hlm.RankDeficientWarning")
-every = pytest.mark.parametrize("reference", models(), ids=str)
-# InstEval-like sizes aside, EM needs thousands of steps where a variance is nearly zero; these are the regular ones.
+CROSSED = pytest.mark.xfail(raises=hlm.DesignError, reason="crossed factors have no core yet", strict=False)
+
+
+def parameters(references: list[ReferenceModel]) -> list[object]:
+    return [pytest.param(one, id=str(one), marks=CROSSED if one.crossed else ()) for one in references]
+
+
+every = pytest.mark.parametrize("reference", parameters(models()))
+# EM needs thousands of steps where a variance is nearly zero; these are the regular ones.
 REGULAR = [m for m in models() if not m.result["singular"] and m.result["n"] < 500]
 
 
@@ -150,7 +157,7 @@ def test_rows_and_predictions(reference: ReferenceModel) -> None:
 
 
 @pytest.mark.parametrize("method", ["fisher", "em", "ecme"])
-@pytest.mark.parametrize("reference", REGULAR, ids=str)
+@pytest.mark.parametrize("reference", parameters(REGULAR))
 def test_other_methods_reach_the_same_optimum(reference: ReferenceModel, method: str) -> None:
     result = reference.result
     model = hlm.Model(result["formula"], frame(reference.dataset), weights=result["weights"])

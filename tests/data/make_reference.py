@@ -1,16 +1,13 @@
 """Make the reference files of the tests from a folder of R's results: ``python make_reference.py FOLDER [OUTPUT]``.
 
 FOLDER holds one JSON and one CSV file a data set and ``published.json``; OUTPUT (default: the folder of this script)
-gets ``reference/`` and ``published.json``. Kept are the models whose grouping factors form one nested chain, with what
-`KEYS` lists; no number is rounded. CSV and JSON files of an earlier run in ``OUTPUT/reference`` are removed first.
+gets ``reference/`` and ``published.json``. Kept are the models fitted by lmer, with what `KEYS` lists; no number is
+rounded. CSV and JSON files of an earlier run in ``OUTPUT/reference`` are removed first.
 """
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -54,24 +51,15 @@ def compact(value: object) -> bytes:
     return (json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
 
 
-def is_chain(factors: list[str], rows: list[dict[str, str]]) -> bool:
-    """Whether the grouping factors ("a" or "b:a") are nested, each in the next: every level has one parent."""
-    codes = [[tuple(row[column] for column in factor.split(":")) for row in rows] for factor in factors]
-    codes.sort(key=lambda levels: len(set(levels)), reverse=True)
-    return all(len(set(zip(fine, coarse, strict=True))) == len(set(fine)) for fine, coarse in itertools.pairwise(codes))
-
-
 def column_types(columns: dict[str, Any]) -> dict[str, Any]:
     """Return type and number of levels; the levels themselves are the distinct texts of the column, in byte order."""
     return {name: {key: spec[key] for key in ("type", "n_levels") if key in spec} for name, spec in columns.items()}
 
 
 def trim(result: dict[str, Any], folder: Path, output: Path) -> int:
-    """Write the nested models of one data set and its tables; return how many models were kept."""
+    """Write the models of one data set and its tables; return how many there are."""
     table = read_csv(folder / result["csv"])
-    rows = list(csv.DictReader(io.StringIO(table.decode())))
-    models = [model for model in result["models"] if is_chain(list(model["n_levels"]), rows)]
-    if not models:
+    if not result["models"]:
         return 0
     name = result["dataset"]
     kept = {
@@ -91,9 +79,9 @@ def trim(result: dict[str, Any], folder: Path, output: Path) -> int:
             "rule": join["rule"],
         }
     kept["versions"] = {package: result["versions"][package] for package in ("R", "lme4")}
-    kept["models"] = [{key: model[key] for key in KEYS} for model in models]
+    kept["models"] = [{key: model[key] for key in KEYS} for model in result["models"]]
     write(output / f"{name}.json", compact(kept), JSON_LIMIT)
-    return len(models)
+    return len(kept["models"])
 
 
 def published(source: dict[str, Any]) -> dict[str, Any]:
