@@ -280,6 +280,8 @@ def test_columns_too_small_to_be_squared_are_not_taken_for_constants() -> None:
     for scale in (1e-200, 1e-320):
         with pytest.raises(hlm.DataError, match=r"column 'x' varies by .* only: values too small to be squared"):
             hlm.Model(FORMULA, frame.assign(x=frame["x"] * scale)).fit()
+    with pytest.raises(hlm.DataError, match=r"column 'x' is 5e-324 in every row: values too small to be squared"):
+        hlm.Model(FORMULA, frame.assign(x=5e-324)).fit()
     small = hlm.Model(FORMULA, frame.assign(x=frame["x"] * 1e-140, y=frame["y"] * 1e-140)).fit()
     assert small.params["x"] == pytest.approx(hlm.Model(FORMULA, frame).fit().params["x"], rel=1e-9)
 
@@ -374,3 +376,34 @@ def test_labels_beyond_the_integers_of_a_float_match_no_other_group() -> None:
 def test_arguments_of_the_wrong_type_are_named(fitted: hlm.Fit, call: Any, message: str) -> None:
     with pytest.raises(hlm.DataTypeError, match=message):
         call(fitted)
+
+
+def test_big_endian_and_half_precision_columns_are_read_wherever_they_stand() -> None:
+    """pandas neither sorts nor takes rows of such columns itself."""
+    frame = clean().assign(g=np.repeat(np.arange(8.0), 10), k=np.arange(80) % 3)
+    frame.loc[[3, 9], "x"] = np.nan
+    formula = "y ~ x + C(k) + (z | g)"
+    expected = hlm.Model(formula, frame).fit()
+    for sort in (">f8", "float16", "longdouble"):
+        odd = frame.assign(**{name: frame[name].to_numpy().astype(sort) for name in "gk"})
+        odd["x"] = frame["x"].to_numpy().astype(">f8")
+        found = hlm.Model(formula, odd).fit()
+        assert found.criterion == expected.criterion
+        np.testing.assert_array_equal(found.predict(odd), expected.fittedvalues)
+        arrays = hlm.Model.from_arrays(frame["y"], np.ones((80, 1)), hlm.Random(odd["g"].to_numpy())).fit()
+        assert arrays.random_effects["g"].index.tolist() == list(range(8))
+
+
+def test_labels_that_cannot_be_sorted_stay_apart() -> None:
+    """Tuples of any length, text and numbers: labels are hashed, and stand in order of appearance if they have none."""
+    labels = np.empty(8, dtype=object)
+    labels[:] = [(1, 2), (), "a", 3, (1,), frozenset("a"), b"a", (1, "a")]
+    frame = clean().assign(g=np.repeat(labels, 10), h=np.resize(labels[:2], 80))
+    found = hlm.Model(FORMULA, frame).fit()
+    assert found.criterion == hlm.Model(FORMULA, clean()).fit().criterion
+    assert found.random_effects["g"].index.tolist() == labels.tolist()
+    assert found.predict(frame).tolist() == found.fittedvalues.tolist()
+    nested = hlm.Model("y ~ x + (1 | g/h)", frame).fit()
+    assert nested.predict(frame).tolist() == nested.fittedvalues.tolist()
+    with pytest.raises(hlm.DataTypeError, match="column 'k' holds what cannot be a category"):
+        hlm.Model("y ~ C(k) + (1 | g)", frame.assign(k=[[1]] * 80))

@@ -16,7 +16,7 @@ from hlm.design import Column, Design, Factor, as_float, check_design, code_colu
 from hlm.errors import DataError, DataTypeError, HLMError, RankDeficientWarning
 from hlm.estimation import estimate
 from hlm.fit import Fit
-from hlm.frames import Mask
+from hlm.frames import Mask, usable
 from hlm.specification.arrays import Random
 from hlm.specification.build import FormulaReader
 from hlm.weights import read_weights
@@ -181,11 +181,11 @@ class Model:
         levels = None
         for term in terms:
             if term.name == factor.name:
-                labels = np.asarray(term.codes)
+                labels = usable(np.asarray(term.codes))
                 if labels.shape != (len(X),):
                     raise DataError(f"codes of '{term.name}' must be ({len(X)},), got shape {labels.shape}")
                 columns += term.columns(len(labels))
-                levels = factor.find(pd.Index(labels))
+                levels = factor.find(pd.Index(labels, tupleize_cols=False))
         if levels is not None and len(columns) != factor.width:
             raise DataError(
                 f"'{factor.name}' has {factor.width} random columns in the fit, the new arrays have {len(columns)}",
@@ -261,7 +261,7 @@ def _design_of_arrays(
 
 
 def _factor_of(term: Random, n: int, kept: Mask | None) -> Factor:
-    labels = np.asarray(term.codes)
+    labels = usable(np.asarray(term.codes))
     if labels.shape != (n,):
         raise DataError(f"codes of '{term.name}' must be ({n},), got shape {labels.shape}", column=term.name)
     columns = term.columns(n)

@@ -122,13 +122,12 @@ def _check_finite(column: Column, name: str) -> None:
         )
 
 
-def _check_varies(column: Column, name: str) -> None:
-    """Refuse a column that would pass for a constant because its squares underflow."""
-    if column.strides[0] and column.min() < column.max():
-        size = float(column.max() - column.min())
-        raise DataError(
-            f"column '{name}' varies by {size:.1g} only: values too small to be squared; rescale it", column=name
-        )
+def _check_constant(column: Column, name: str) -> None:
+    """Refuse a column that only passes for a constant because its squares underflow, or a constant as small as that."""
+    low, high = (float(column.min()), float(column.max())) if column.strides[0] else (1.0, 1.0)
+    if low < high or 0 < abs(low) < SMALL:
+        what = f"varies by {high - low:.1g} only" if low < high else f"is {low:.1g} in every row"
+        raise DataError(f"column '{name}' {what}: values too small to be squared; rescale it", column=name)
 
 
 def _shift_and_scale(mean: list[float], spread: list[float]) -> tuple[Matrix, Matrix, Matrix, int]:
@@ -176,7 +175,7 @@ def gather(design: Design) -> Statistics:
             _check_finite(column, name)
     for column, name, size in zip(columns, [*pool.names, design.response], spread.tolist(), strict=True):
         if size < SMALL:
-            _check_varies(column, name)
+            _check_constant(column, name)
     if spread[-1] == 0 and any(spread[j] == 0 and mean[j] != 0 for j in fixed):
         what = f"response '{design.response}'" + (" less its offset" if design.offset is not None else "")
         raise DegenerateError(f"{what} is constant", column=design.response)

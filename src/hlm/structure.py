@@ -43,11 +43,20 @@ def code_labels(values: Any) -> tuple[Codes, pd.Index]:
         if high - low <= 4 * len(array) + 1000 and high < 2**62:
             codes, distinct = compact_codes(np.ascontiguousarray(array, dtype=np.intp), low, high)
             return codes, pd.Index(distinct.astype(dtype, copy=False))
-    try:
-        codes, labels = pd.factorize(values, sort=True)
-    except TypeError:  # labels of types that have no common order
-        codes, labels = pd.factorize(values)
-    return np.ascontiguousarray(codes, dtype=np.intp), pd.Index(labels)
+    objects = isinstance(dtype, np.dtype) and dtype.kind == "O"
+    codes, labels = pd.factorize(values, sort=not objects)
+    codes = np.ascontiguousarray(codes, dtype=np.intp)
+    if objects:
+        labels = np.asarray(labels, dtype=object)
+        try:
+            order = sorted(range(len(labels)), key=labels.__getitem__)
+        except Exception:  # labels that have no common order; what their comparison raises is theirs
+            order = list(range(len(labels)))
+        # one slot more, so that the code -1 of a missing label finds -1
+        rank = np.full(len(labels) + 1, -1, dtype=np.intp)
+        rank[order] = np.arange(len(labels))
+        codes, labels = rank[codes], labels[order]
+    return codes, pd.Index(labels, tupleize_cols=False)
 
 
 def cross_codes(parts: list[tuple[Codes, pd.Index]], names: list[str]) -> tuple[Codes, pd.Index]:
@@ -62,8 +71,8 @@ def cross_codes(parts: list[tuple[Codes, pd.Index]], names: list[str]) -> tuple[
         distinct = used.to_numpy()
         picks = [pick[distinct // size] for pick in picks] + [distinct % size]
         count = len(distinct)
-    arrays = [labels.take(pick) for (_, labels), pick in zip(parts, picks, strict=True)]
-    return codes, pd.MultiIndex.from_arrays(arrays, names=names)
+    # from codes: pandas would sort labels that cannot be compared
+    return codes, pd.MultiIndex(levels=[labels for _, labels in parts], codes=picks, names=names)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hlm.design import Column, Design, Factor, code_column, merge_factors
 from hlm.errors import DataError, HLMError
-from hlm.frames import complete_rows, to_frame
+from hlm.frames import complete_rows, stored, to_frame
 from hlm.specification.columns import Encoder, encode, evaluate, learn
 from hlm.specification.formula import Formula, RandomTerm, parse
 from hlm.specification.transforms import State
@@ -86,7 +86,7 @@ class FormulaReader:
         return [evaluate(expression, frame, "offset", self._offset_state) for expression in self.formula.offsets]
 
     def _factor(self, term: RandomTerm, frame: pd.DataFrame, frequencies: Column | None) -> Factor:
-        parts = [code_column(frame[column], column) for column in term.groups]
+        parts = [code_column(stored(frame, column), column) for column in term.groups]
         codes, labels = parts[0] if len(parts) == 1 else cross_codes(parts, list(term.groups))
         if len(parts) == 1:
             labels = labels.rename(term.name)
@@ -108,7 +108,13 @@ class FormulaReader:
         groups = list(terms[0][0].groups)
         needed = [c for term, _ in terms for effect in term.effects.terms for e in effect for c in e.columns]
         frame = to_frame(new, list(dict.fromkeys(groups + needed)), new=True)
-        labels = pd.Index(frame[groups[0]]) if len(groups) == 1 else pd.MultiIndex.from_frame(frame[groups])
+        keys = [stored(frame, column) for column in groups]
+        labels: pd.Index
+        if len(keys) == 1:
+            labels = pd.Index(keys[0], tupleize_cols=False)
+        else:
+            parts = [code_column(key, column) for key, column in zip(keys, groups, strict=True)]
+            labels = pd.MultiIndex(levels=[part[1] for part in parts], codes=[part[0] for part in parts])
         levels = factor.find(labels)
         columns: list[Column] = []
         for _, encoder in terms:

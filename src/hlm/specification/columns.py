@@ -144,17 +144,19 @@ class Encoder:
         values = {expression: factor.read(frame, self._state) for expression, factor in self._factors.items()}
         return self._assemble(values, len(frame))
 
-    def _assemble(self, values: dict[Expression, Any], n: int) -> Columns:
+    def _assemble(self, read: dict[Expression, Any], n: int) -> Columns:
         named: Named = [("Intercept", intercept(n))] if self._intercept else []
         for product in self._products:
-            blocks = [self._factors[expression].columns(values[expression], reduced) for expression, reduced in product]
+            blocks = [self._factors[expression].columns(read[expression], reduced) for expression, reduced in product]
             if len(blocks) == 1:
                 named += blocks[0]
                 continue
             # R's order: the columns of the first factor vary fastest
             for reverse in itertools.product(*reversed(blocks)):
                 parts = reverse[::-1]
-                named.append((":".join(name for name, _ in parts), reduce(np.multiply, (array for _, array in parts))))
+                with np.errstate(all="ignore"):  # what is not finite is found, and named, when the rows are read
+                    values = reduce(np.multiply, (array for _, array in parts))
+                named.append((":".join(name for name, _ in parts), values))
         return Columns(tuple(name for name, _ in named), tuple(array for _, array in named))
 
 

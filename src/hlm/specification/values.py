@@ -110,10 +110,14 @@ def distinct(values: Any, column: str) -> pd.Index:
         known = values.codes[values.codes >= 0]
         used: pd.Index = values.categories[np.bincount(known, minlength=len(values.categories)) > 0]
         return used
-    found = [value for value in pd.unique(pd.Series(values, copy=False)).tolist() if not pd.isna(value)]
+    try:
+        unique = pd.unique(pd.Series(values, copy=False))
+    except TypeError as error:
+        raise DataTypeError(f"column '{column}' holds what cannot be a category: {error}", column=column) from None
+    found = unique[~np.asarray(pd.isna(unique), dtype=bool)].tolist()
     try:
         ordered: pd.Index = pd.Index(sorted(found), dtype=object if isinstance(next(iter(found), None), str) else None)
-    except TypeError:
+    except Exception:  # whatever comparing them raises
         types = ", ".join(sorted({type(value).__name__ for value in found}))
         raise DataTypeError(f"column '{column}' mixes types that have no order: {types}", column=column) from None
     return ordered
@@ -133,7 +137,10 @@ def category_codes(values: Any, categories: pd.Index, column: str) -> Codes:
         codes = position[values.codes]
         missing = values.codes < 0
     else:
-        codes = categories.get_indexer(pd.Index(values, copy=False))
+        try:
+            codes = categories.get_indexer(pd.Index(values, copy=False, tupleize_cols=False))
+        except TypeError as error:
+            raise DataTypeError(f"column '{column}' holds what cannot be a category: {error}", column=column) from None
         missing = np.asarray(pd.isna(values), dtype=bool)
     unseen = (codes < 0) & ~missing
     if unseen.any():
