@@ -4,7 +4,7 @@
 coordinates of the statistics; the caller's `constant` carries what a change of units adds.
 """
 
-from libc.math cimport M_PI, isfinite, log
+from libc.math cimport M_PI, NAN, isfinite, log
 from libc.stdlib cimport free, malloc
 
 import numpy as np
@@ -163,8 +163,10 @@ cdef class Criterion:
         cdef int failed
         if theta.shape[0] != self.m:
             raise ValueError(f"theta must have {self.m} entries, got {theta.shape[0]}")
+        if self._stands_at(theta):
+            return self.last
         self.evaluations += 1
-        self.theta_view[:] = theta
+        self.theta_view[:] = NAN                     # until all has gone well
         for i in range(self.forest.packed):
             self.packed[i] = self.base[i]
         for i in range(self.entries.shape[0]):
@@ -189,7 +191,16 @@ cdef class Criterion:
             self.logdet_x += 2 * log(self.chol[i, i])
         self.last = (self.logdet + (self.logdet_x if self.reml else 0.0) + self.constant
                      + self.freedom * (1 + log(2 * M_PI * self.residual / self.freedom)))
+        self.theta_view[:] = theta
         return self.last
+
+    cdef bint _stands_at(self, const double[::1] theta) noexcept:
+        """Whether the last evaluation was at this θ."""
+        cdef Py_ssize_t i
+        for i in range(self.m):
+            if self.theta_view[i] != theta[i]:
+                return False
+        return self.evaluations > 0
 
     @property
     def sigma2(self):
@@ -246,13 +257,13 @@ cdef class Criterion:
                 self.omega[j * p + i] = s
         free(inv)
 
-    cdef _moments(self, bint second, bint beta_known, double **effects, double **covariances):
+    cdef _moments(self, bint second, bint beta_known, double **effects, double **covariances, bint exact=True):
         cdef Failure failure
         if self.evaluations == 0:
             raise ValueError("evaluate the criterion first: call value(theta)")
         self._root(beta_known)
-        failure = self.forest.moments_into(&self.e[0], &self.omega[0], beta_known, second, self.post_view,
-                                           self.outer_view, self.trace, self.average, self.tangent, effects,
+        failure = self.forest.moments_into(&self.e[0], &self.omega[0], beta_known, second, exact,
+                                           self.post_view, self.outer_view, self.trace, self.average, self.tangent, effects,
                                            covariances)
         if failure.status != OK:
             raise_failure(failure)
@@ -327,7 +338,7 @@ cdef class Criterion:
         hessian = np.zeros((self.m, self.m))
         if self.m == 0:
             return gradient, hessian
-        self._moments(True, not self.reml, NULL, NULL)
+        self._moments(True, not self.reml, NULL, NULL, information != "average")
         self._root_terms()
         self._information(0 if information == "observed" else (1 if information == "average" else 2))
         self._to_theta(gradient, hessian)

@@ -3,12 +3,16 @@
 from hlm_ext.status cimport Failure
 from hlm_ext.tree cimport Level, Scratch, Walk
 
+cdef Py_ssize_t round_up(Py_ssize_t n) noexcept nogil
+
 
 cdef class Forest:
     cdef Level *levels
     cdef Scratch *scratch                # threads x depth
     cdef Py_ssize_t slots_made
     cdef readonly Py_ssize_t depth       # number of factors
+    cdef readonly Py_ssize_t chain       # factors that are eliminated level by level: all, unless there is a core
+    cdef bint lone                       # a chain of one factor with a core: sums over siblings are never formed
     cdef readonly Py_ssize_t p           # columns of X
     cdef readonly Py_ssize_t m           # directions of all covariances
     cdef readonly Py_ssize_t packed      # sum of q x q
@@ -28,7 +32,7 @@ cdef class Forest:
     cdef void set_lambda(self, const double *lam) noexcept
     cdef bint all_zero(self) noexcept
     cdef Failure factor_into(self, double[:, ::1] schur, double *logdet) except *
-    cdef Failure moments_into(self, const double *e, const double *omega, bint omega_zero, bint second,
+    cdef Failure moments_into(self, const double *e, const double *omega, bint omega_zero, bint second, bint exact,
                               double[::1] post, double[::1] outer, double[:, ::1] trace, double[:, ::1] average,
                               double[:, ::1] tangent, double **effects, double **covariances) except *
     cdef void factor_chunk(self, Walk *walk, Py_ssize_t chunk, Py_ssize_t thread, double *into) noexcept nogil

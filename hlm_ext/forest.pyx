@@ -44,6 +44,7 @@ cdef class Forest:
     def __init__(self, list blocks, list children, total):
         cdef Py_ssize_t k
         self.depth = len(blocks)
+        self.chain = self.depth
         self.total = np.ascontiguousarray(total, dtype=np.float64)
         self.total_view = self.total
         self.p = self.total.shape[0] - 1
@@ -134,7 +135,8 @@ cdef class Forest:
         cdef Py_ssize_t[15] sizes
         sizes[:] = [
             w * ldc, rows * lv.ldu, 3 * q * q, q * (w + q), q, 2 * q * u, 2 * q * q, q * u, q * q,
-            w if k else 0, (w - 1) * (w - 1) if k else 0, PANEL_ROWS * q * lv.ldu, q * lv.ldu * q * lv.ldu,
+            w if k else 0, (w - 1) * (w - 1) if k else 0, 0 if self.lone else PANEL_ROWS * q * lv.ldu,
+            0 if self.lone else q * lv.ldu * q * lv.ldu,
             lv.offset * w * w, lv.offset * (2 * q * u + 2 * q * q + q),
         ]
         cdef double **slots = <double **> sc       # Scratch is its pointers, in this order
@@ -151,7 +153,7 @@ cdef class Forest:
         cdef Scratch *grown
         if threads <= self.slots_made:
             return 0
-        grown = <Scratch *> calloc(threads * self.depth + 1, sizeof(Scratch))
+        grown = <Scratch *> calloc(threads * self.chain + 1, sizeof(Scratch))
         if grown == NULL:
             raise MemoryError
         self.rooms = []
@@ -159,8 +161,8 @@ cdef class Forest:
             room = np.zeros(self.scratch_size + 1)
             self.rooms.append(room)
             at = 0
-            for k in range(self.depth):
-                at += self._carve(k, &grown[t * self.depth + k], &room[at])
+            for k in range(self.chain):
+                at += self._carve(k, &grown[t * self.chain + k], &room[at])
         free(self.scratch)
         self.scratch = grown
         self.slots_made = threads
@@ -242,12 +244,13 @@ cdef class Forest:
         memset(into, 0, root * root * sizeof(double))
         eliminate(walk, self.depth - 1, self.bounds[chunk], self.bounds[chunk + 1], into)
 
-    cdef Failure moments_into(self, const double *e, const double *omega, bint omega_zero, bint second,
+    cdef Failure moments_into(self, const double *e, const double *omega, bint omega_zero, bint second, bint exact,
                               double[::1] post, double[::1] outer, double[:, ::1] trace, double[:, ::1] average,
                               double[:, ::1] tangent, double **effects, double **covariances) except *:
         """Sums over all levels of what `hlm_ext.moments` reads off the factor; e and omega belong to the root.
 
-        post, outer: packed q x q per factor. trace, average: m x m, lower triangle. tangent: m x (p + 1)².
+        post, outer: packed q x q per factor. trace, average: m x m, lower triangle. tangent: m x (p + 1)². Without
+        `exact` trace may be left at zero, where it costs more than the rest; here it is always there.
         """
         cdef Failure failure = Failure(OK, -1, -1, -1)
         cdef Py_ssize_t c, i, m2 = self.m * self.m, side2 = (self.p + 1) * (self.p + 1)

@@ -211,7 +211,7 @@ cdef inline void posterior_covariance(Level *lv, Scratch *sc, Py_ssize_t width, 
             v[j * q + i] = v[i * q + j]
 
 
-cdef inline Py_ssize_t solved_width(Walk *walk, Py_ssize_t k) noexcept nogil:
+cdef Py_ssize_t solved_width(Walk *walk, Py_ssize_t k) noexcept nogil:
     """Row length of `solved`: the inverse is kept too where a level has others below or its covariance is asked for."""
     return walk.levels[k].w + (walk.levels[k].q if k > 0 or walk.covariances != NULL else 0)
 
@@ -247,41 +247,42 @@ cdef void scalar_leaf(Walk *walk, Level *lv, Scratch *sc, Py_ssize_t l, const do
         walk.average[0] += t * t * T
 
 
-cdef int descend(Walk *walk, Py_ssize_t k, Py_ssize_t l, const double *e, const double *omega,
-                 double *tangent) noexcept nogil:
-    """Moments of one level, then of all below it."""
+cdef int begin_level(Walk *walk, Py_ssize_t k, Py_ssize_t l, const double *e) noexcept nogil:
+    """[T | K (| (I + AD)⁻¹)] into `solved` and t = K e of one level; return 0, or 1 with `walk.failure` filled."""
     cdef Level *lv = &walk.levels[k]
     cdef Scratch *sc = &walk.scratch[k]
-    cdef Py_ssize_t q = lv.q, u = lv.u, n = lv.u - 1, width = solved_width(walk, k), i, j
+    cdef Py_ssize_t q = lv.q, width = solved_width(walk, k), i, j
     cdef double *solved = sc.solved
-    cdef double *post = walk.post
-    cdef double *outer = walk.outer
     cdef double z
-    for i in range(k):
-        post += walk.levels[i].q * walk.levels[i].q
-        outer += walk.levels[i].q * walk.levels[i].q
     if solve_front(lv, sc, lv.front + l * q * lv.w, width):
         walk.failure.status = NOT_FINITE
         walk.failure.factor = k
         walk.failure.level = l
         return 1
     for i in range(q):
-        sc.t[i] = dot(u, solved + i * width + q, e)
+        sc.t[i] = dot(lv.u, solved + i * width + q, e)
         for j in range(i):
             z = 0.5 * (solved[i * width + j] + solved[j * width + i])
             solved[i * width + j] = z
             solved[j * width + i] = z
-    if walk.omega_zero and k == walk.last or n == 0:
-        memset(sc.ko, 0, q * u * sizeof(double))
-        memset(sc.quad, 0, q * q * sizeof(double))
-    else:
-        hlm_times_symmetric(q, n, solved + q, width, omega, n, sc.ko + q * u)
-        for i in range(q):
-            memcpy(sc.ko + i * u, sc.ko + q * u + i * n, n * sizeof(double))
-        for i in range(q):
-            for j in range(i + 1):
-                sc.quad[i * q + j] = dot(n, sc.ko + i * u, solved + j * width + q)
-                sc.quad[j * q + i] = sc.quad[i * q + j]
+    return 0
+
+
+cdef void end_level(Walk *walk, Py_ssize_t k, Py_ssize_t l, bint beta_known) noexcept nogil:
+    """Sums, effects and own second derivatives of one level, with KΩ in `ko` (zero when `beta_known`)."""
+    cdef Level *lv = &walk.levels[k]
+    cdef Scratch *sc = &walk.scratch[k]
+    cdef Py_ssize_t q = lv.q, u = lv.u, n = lv.u - 1, width = solved_width(walk, k), i, j
+    cdef double *solved = sc.solved
+    cdef double *post = walk.post
+    cdef double *outer = walk.outer
+    for i in range(k):
+        post += walk.levels[i].q * walk.levels[i].q
+        outer += walk.levels[i].q * walk.levels[i].q
+    for i in range(q):
+        for j in range(i + 1):
+            sc.quad[i * q + j] = 0 if beta_known else dot(n, sc.ko + i * u, solved + j * width + q)
+            sc.quad[j * q + i] = sc.quad[i * q + j]
     for i in range(q):
         for j in range(q):
             post[i * q + j] += solved[i * width + j] - sc.quad[i * q + j]
@@ -294,6 +295,24 @@ cdef int descend(Walk *walk, Py_ssize_t k, Py_ssize_t l, const double *e, const 
         posterior_covariance(lv, sc, width, walk.covariances[k] + l * q * q)
     if walk.second:
         own_terms(walk, lv, sc, width)
+
+
+cdef int descend(Walk *walk, Py_ssize_t k, Py_ssize_t l, const double *e, const double *omega,
+                 double *tangent) noexcept nogil:
+    """Moments of one level, then of all below it."""
+    cdef Level *lv = &walk.levels[k]
+    cdef Scratch *sc = &walk.scratch[k]
+    cdef Py_ssize_t q = lv.q, u = lv.u, n = lv.u - 1, width = solved_width(walk, k), i
+    cdef bint beta_known = walk.omega_zero and k == walk.last or n == 0
+    if begin_level(walk, k, l, e):
+        return 1
+    if beta_known:
+        memset(sc.ko, 0, q * u * sizeof(double))
+    else:
+        hlm_times_symmetric(q, n, sc.solved + q, width, omega, n, sc.ko + q * u)
+        for i in range(q):
+            memcpy(sc.ko + i * u, sc.ko + q * u + i * n, n * sizeof(double))
+    end_level(walk, k, l, beta_known)
     if k > 0:
         extend_down(lv, sc, e, omega, width)
         if siblings(walk, k - 1, lv.first[l], lv.first[l + 1], sc.e, sc.omega, sc.tangent):

@@ -91,6 +91,26 @@ cdef inline void scalar_row(Level *lv, const double *front, double *row, double 
         row[j] = scale * front[1 + j]
 
 
+cdef int level_rows(Walk *walk, Py_ssize_t k, Py_ssize_t l, double *rows) noexcept nogil:
+    """Rows (q, ldu) := R of one level whose front is ready; return 0, or 1 with `walk.failure` filled."""
+    cdef Level *lv = &walk.levels[k]
+    cdef int failed = 0
+    if lv.q == 1:
+        scalar_row(lv, lv.front + l * lv.w, rows, &walk.product)
+    else:
+        failed = whitened_rows(lv, lv.front + l * lv.q * lv.w, walk.scratch[k].small, rows, &walk.product)
+    if failed or not isfinite(walk.product):
+        walk.failure.status = NOT_FINITE if not isfinite(lv.front[l * lv.q * lv.w]) else NOT_POSITIVE
+        walk.failure.factor = k
+        walk.failure.level = l
+        walk.failure.column = failed - 1 if failed else -1
+        return 1
+    if walk.product > 1e200:                 # a logarithm for each level would cost more than the rest
+        walk.logdet += log(walk.product)
+        walk.product = 1
+    return 0
+
+
 cdef int eliminate(Walk *walk, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi, double *into) noexcept nogil:
     """Eliminate levels lo .. hi - 1 of factor k with all their descendants; into += Σ R'R (u x u, row length ldu).
 
@@ -100,7 +120,6 @@ cdef int eliminate(Walk *walk, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi, doubl
     cdef Level *lv = &walk.levels[k]
     cdef Scratch *sc = &walk.scratch[k]
     cdef Py_ssize_t l, used = 0, ldc
-    cdef int failed
     for l in range(lo, hi):
         if k > 0:
             ldc = walk.levels[k - 1].ldu
@@ -108,21 +127,9 @@ cdef int eliminate(Walk *walk, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi, doubl
             if eliminate(walk, k - 1, lv.first[l], lv.first[l + 1], sc.child_front):
                 return 1
             assemble(lv, l, sc.child_front, ldc, into)
-        failed = 0
-        if lv.q == 1:
-            scalar_row(lv, lv.front + l * lv.w, sc.panel + used * lv.ldu, &walk.product)
-        else:
-            failed = whitened_rows(lv, lv.front + l * lv.q * lv.w, sc.small, sc.panel + used * lv.ldu, &walk.product)
-        if failed or not isfinite(walk.product):
-            walk.failure.status = NOT_FINITE if not isfinite(lv.front[l * lv.q * lv.w]) else NOT_POSITIVE
-            walk.failure.factor = k
-            walk.failure.level = l
-            walk.failure.column = failed - 1 if failed else -1
+        if level_rows(walk, k, l, sc.panel + used * lv.ldu):
             return 1
         used += lv.q
-        if walk.product > 1e200:             # a logarithm for each level would cost more than the rest
-            walk.logdet += log(walk.product)
-            walk.product = 1
         if used + lv.q > PANEL_ROWS:
             hlm_rank_update(used, lv.ldu, sc.panel, lv.ldu, into, lv.ldu)
             used = 0

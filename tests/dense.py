@@ -5,20 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 import hlm
+from hlm.crossed import crossed_statistics
+from hlm.design import Factor
+from hlm.structure import find_hierarchy
 from hlm_ext.criterion import Criterion
+from hlm_ext.crossed import CrossedForest
 from hlm_ext.forest import Forest
 
 
 @dataclass
 class Case:
-    """A nested design in raw arrays, factors leaves first."""
+    """A design in raw arrays: nested factors, leaves first, then `core` factors that are crossed with them."""
 
     y: np.ndarray
     X: np.ndarray
     Z: list[np.ndarray]
     codes: list[np.ndarray]
+    core: int = 0
 
     @property
     def widths(self) -> list[int]:
@@ -74,8 +80,18 @@ class Case:
             covariances.append(np.array([C[j * q : (j + 1) * q, j * q : (j + 1) * q] for j in range(J)]))
         return modes, covariances
 
-    def kernel(self, reml: bool) -> Criterion:
+    def kernel(self, reml: bool, solver: str = "dense") -> Criterion:
         """The compiled criterion on the raw statistics of this case."""
+        entries, at = [], 0
+        for q in self.widths:
+            entries += [(at + i * q + j) for j in range(q) for i in range(j, q)]
+            at += q * q
+        pairs = np.column_stack([entries, np.arange(len(entries))]).astype(np.intp).reshape(-1, 2)
+        n, p = self.X.shape
+        forest = self.crossed_forest(solver) if self.core else self.nested_forest()
+        return Criterion(forest, n - p if reml else n, reml, np.zeros(at), pairs, np.ones(len(entries)))
+
+    def nested_forest(self) -> Forest:
         blocks = []
         right = np.column_stack([self.X, self.y])
         for Z, codes in list(zip(self.Z, self.codes, strict=True))[::-1]:
@@ -88,20 +104,19 @@ class Case:
             parent = [above[below == level][0] for level in range(below.max() + 1)]
             children.append(np.r_[0, np.cumsum(np.bincount(parent))].astype(np.intp))
         total = np.column_stack([self.X, self.y])
-        entries, at = [], 0
-        for q in self.widths:
-            entries += [(at + i * q + j) for j in range(q) for i in range(j, q)]
-            at += q * q
-        pairs = np.column_stack([entries, np.arange(len(entries))]).astype(np.intp).reshape(-1, 2)
-        n, p = self.X.shape
-        return Criterion(
-            Forest(blocks, children, total.T @ total),
-            n - p if reml else n,
-            reml,
-            np.zeros(at),
-            pairs,
-            np.ones(len(entries)),
-        )
+        return Forest(blocks, children, total.T @ total)
+
+    def crossed_forest(self, solver: str) -> CrossedForest:
+        sizes = [int(codes.max()) + 1 for codes in self.codes]
+        hierarchy = find_hierarchy([codes.astype(np.intp) for codes in self.codes], sizes, self.widths, len(self.y))
+        assert hierarchy.factors == tuple(range(len(sizes)))
+        assert hierarchy.peeled == len(sizes) - self.core
+        factors = [
+            Factor(str(k), codes, pd.RangeIndex(size), tuple(Z.T), tuple("abcdefghi"[: Z.shape[1]]), ())
+            for k, (codes, size, Z) in enumerate(zip(self.codes, sizes, self.Z, strict=True))
+        ]
+        rows = np.ascontiguousarray(np.column_stack([*self.Z, self.X, self.y]))
+        return crossed_statistics(rows, factors, hierarchy, solver).forest(factors, hierarchy)
 
     def model(self) -> hlm.Model:
         """The same through the public door, factors named f0 (leaves), f1, …"""
@@ -129,6 +144,23 @@ def make_case(widths: list[int], p: int, seed: int = 0, tops: int = 4, most: int
     return Case(y, X, Z, codes)
 
 
+def make_crossed(widths: list[int], sizes: list[int], p: int, core: int, n: int, seed: int = 0) -> Case:
+    """A random design of nested factors, sorted, with `core` factors across them; each level has a row."""
+    rng = np.random.default_rng(seed)
+    codes: list[np.ndarray] = []
+    for k, size in enumerate(sizes):
+        across = k >= len(sizes) - core
+        length = n if across or k == 0 else sizes[k - 1]
+        of = np.r_[np.arange(size), rng.integers(0, size, length - size)]
+        codes.append(rng.permutation(of) if across else np.sort(of)[codes[-1] if k else slice(None)])
+    X = np.column_stack([np.ones(n), rng.normal(size=(n, p - 1))]) if p else np.zeros((n, 0))
+    Z = [np.column_stack([np.ones(n), rng.normal(size=(n, q - 1))]) for q in widths]
+    y = rng.normal(size=n) + X.sum(axis=1)
+    for c, z in zip(codes, Z, strict=True):
+        y += (z * rng.normal(size=(c.max() + 1, z.shape[1]))[c]).sum(axis=1)
+    return Case(y, X, Z, codes, core)
+
+
 # Every structure that the property tests run over: widths of the factors, leaves first, and columns of X.
 STRUCTURES = {
     "intercept": ([1], 1),
@@ -144,6 +176,22 @@ STRUCTURES = {
 }
 
 
+# The same for crossed ones: widths, sizes, columns of X, factors in the core, rows.
+CROSSED = {
+    "two crossed": ([1, 1], [12, 5], 2, 1, 60),
+    "crossed slopes": ([2, 2], [12, 6], 3, 1, 90),
+    "no fixed part, crossed": ([2, 1], [9, 5], 0, 1, 60),
+    "three crossed": ([2, 1, 3], [11, 7, 4], 2, 2, 120),
+    "two nested, one across": ([1, 2, 1], [60, 20, 3], 2, 1, 200),
+    "three nested, two across": ([2, 1, 1, 2, 1], [70, 30, 12, 3, 2], 1, 2, 200),
+    "several tiles": ([1, 2, 1], [160, 75, 20], 2, 2, 400),
+}
+EVERY = [*STRUCTURES, *CROSSED]
+
+
 def structure(name: str, seed: int = 0) -> Case:
+    """A case of that structure."""
+    if name in CROSSED:
+        return make_crossed(*CROSSED[name], seed=seed)
     widths, p = STRUCTURES[name]
     return make_case(widths, p, seed, tops=12 if name == "wide" else 4, most=3 if len(widths) > 3 else 5)

@@ -55,11 +55,14 @@ class Certificate:
         )
 
 
-def _outward(criterion: Criterion, template: Template) -> tuple[float, int, Vector, float]:
-    """Return gain, factor, direction v and length of the best D + length · vv'; needs `derivatives` before."""
+def _outward(criterion: Criterion, template: Template, exact: bool) -> tuple[float, int, Vector, float]:
+    """Return gain, factor, direction v and length of the best D + length · vv'; needs `derivatives` before.
+
+    The gain is that of a quadratic whose curvature is tr(PVPV), or average information where traces were not wanted.
+    """
     best: tuple[float, int, Vector, float] = (0.0, -1, np.zeros(0), 0.0)
     sigma2 = criterion.sigma2
-    products = criterion.trace_products
+    products = criterion.trace_products if exact else criterion.second_derivatives
     offset = 0
     for k, (post, outer) in zip(template.order, criterion.moments(), strict=True):
         G = post - outer / sigma2
@@ -79,21 +82,21 @@ def _outward(criterion: Criterion, template: Template) -> tuple[float, int, Vect
     return best
 
 
-def certify(criterion: Criterion, template: Template) -> Certificate:
-    """Certify the θ at which the criterion was evaluated last."""
+def certify(criterion: Criterion, template: Template, information: str = "observed") -> Certificate:
+    """Certify the θ at which the criterion was evaluated last, with exact second derivatives or average information."""
     if template.m == 0:
         return Certificate(0.0, 0.0, 0.0, 1.0)
-    gradient, hessian = criterion.derivatives()
+    gradient, hessian = criterion.derivatives(information)
     _, _, decrement, lowest, _ = trust_region_step(gradient, hessian, 1e6)
     relative = float(np.abs(gradient * criterion.theta).max())
-    return Certificate(float(decrement), relative, _outward(criterion, template)[0], float(lowest))
+    return Certificate(float(decrement), relative, _outward(criterion, template, information == "observed")[0], float(lowest))
 
 
-def escape(criterion: Criterion, template: Template) -> Vector | None:
+def escape(criterion: Criterion, template: Template, information: str = "observed") -> Vector | None:
     """Return a θ outside of the boundary point reached, where the criterion is lower, or None if there is none near."""
     theta, value = np.array(criterion.theta), criterion.last
-    criterion.derivatives()
-    _, k, v, length = _outward(criterion, template)
+    criterion.derivatives(information)
+    _, k, v, length = _outward(criterion, template, information == "observed")
     covariances = [L @ L.T for L in template.factors_of(theta)]
     for _ in range(8):
         trial = list(covariances)

@@ -59,9 +59,15 @@ class Template:
             out.append(f"{self.factors[k].name}.{effects[i]}" + (f".{effects[j]}" if i != j else ""))
         return out
 
-    def start(self) -> Matrix:
-        """Return θ of Λ = I."""
-        return np.array([1.0 if i == j else 0.0 for _, i, j in self.owners])
+    def lifted(self, theta: Matrix) -> Matrix:
+        """Return θ with D = I for each block that has a direction without variance at `theta`, as it is for the others."""
+        matrices = self.factors_of(theta)
+        for factor, L in zip(self.factors, matrices, strict=True):
+            for block in factor.blocks:
+                index = np.ix_(block, block)
+                if eigh(L[index] @ L[index].T)[0].min() <= ZERO:
+                    L[index] = np.eye(len(block))
+        return self.theta_of(matrices)
 
     def factors_of(self, theta: Matrix) -> list[Matrix]:
         """Return Λ (q, q) of each factor in the order of the formula."""

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from hlm.covariance import Matrix, Template, make_template
+from hlm.crossed import CrossedStatistics, crossed_statistics, curvature
 from hlm.design import Design, Factor
 from hlm.errors import NumericalError, show
 from hlm.scaling import Coordinates, to_coordinates
@@ -27,12 +28,15 @@ class Problem:
     statistics : Statistics
     coordinates : Coordinates
     template : Template
+    crossed : CrossedStatistics or None
+        Statistics of a design with a core.
     """
 
     design: Design
     statistics: Statistics
     coordinates: Coordinates
     template: Template
+    crossed: CrossedStatistics | None = None
 
     @property
     def ordered(self) -> list[Factor]:
@@ -52,6 +56,11 @@ class Problem:
             out[k] = effect_map
         return out
 
+    @property
+    def curvature(self) -> tuple[str, str]:
+        """Second derivatives that Newton's method and the certificate use: "observed" unless they cost too much."""
+        return ("observed", "observed") if self.crossed is None else curvature(self.crossed)
+
     def criterion(self, reml: bool) -> Criterion:
         """Return a new criterion; its values are -2 log-likelihoods in the user's units."""
         n = self.design.nobs
@@ -59,7 +68,12 @@ class Problem:
         constant = 2 * freedom * np.log(self.coordinates.scale) - self.statistics.log_weights
         if reml:
             constant += self.coordinates.log_units
-        forest = Forest(self.coordinates.blocks, list(self.statistics.hierarchy.children), self.coordinates.total)
+        hierarchy = self.statistics.hierarchy
+        forest: Forest
+        if self.crossed is None:
+            forest = Forest(self.coordinates.blocks, list(hierarchy.children), self.coordinates.total)
+        else:
+            forest = self.crossed.forest(self.ordered, hierarchy)
         template = self.template
         return Criterion(
             forest, freedom, reml, np.zeros(template.size), template.entries, np.ones(template.m), constant
@@ -90,5 +104,12 @@ def make_problem(design: Design) -> Problem:
     """Gather the statistics of a design and change them to the coordinates of the engine."""
     statistics = gather(design)
     order = statistics.hierarchy.factors
-    coordinates = to_coordinates(statistics, [design.factors[k] for k in order], design.response)
-    return Problem(design, statistics, coordinates, make_template(design.factors, order))
+    factors = [design.factors[k] for k in order]
+    coordinates = to_coordinates(statistics, factors, design.response)
+    crossed = None
+    if not statistics.hierarchy.is_nested:
+        rows = statistics.rows(coordinates.basis)
+        if statistics.weights is not None:
+            rows *= np.sqrt(statistics.weights)[:, None]
+        crossed = crossed_statistics(rows, factors, statistics.hierarchy, "auto")
+    return Problem(design, statistics, coordinates, make_template(design.factors, order), crossed)

@@ -64,6 +64,7 @@ def _minimize(
     problem: Problem, criterion: Criterion, method: str, max_iter: int | None, accelerate: bool
 ) -> tuple[Trace, Certificate]:
     template = problem.template
+    search, final = problem.curvature
     if template.m == 0:
         trace = Trace(method, message="no variance parameters: solved in one step")
         trace.add(np.zeros(0), criterion.value(np.zeros(0)), 0.0, 0.0)
@@ -72,31 +73,38 @@ def _minimize(
     if method in ("em", "ecme"):
         trace = em.minimize(criterion, template, theta, method == "ecme", accelerate, max_iter or 20_000)
         settle(criterion, template)
-        return trace, certify(criterion, template)
-    information = "observed" if method == "newton" else "expected"
-    trace, certificate = _search(criterion, template, theta, information, max_iter or 200)
+        return trace, certify(criterion, template, final)
+    information = search if method == "newton" else "expected"
+    trace, certificate = _search(criterion, template, theta, information, search, max_iter or 200)
     if template.is_singular(np.array(criterion.theta)):
         # Small data can have a local minimum on the boundary beside a lower one inside: look from inside too.
         found, value = np.array(criterion.theta), criterion.last
-        second, other = _search(criterion, template, template.start(), information, max_iter or 200)
+        second, other = _search(criterion, template, template.lifted(found), information, search, max_iter or 200)
         if criterion.last < value - 1e-9:
-            return second, other
-        criterion.value(found)
+            trace, certificate = second, other
+        else:
+            criterion.value(found)
+    if search != final:
+        trace.extend(newton.minimize(criterion, np.array(criterion.theta), final, max_iter or 200))
+        certificate = certify(criterion, template, final)
     return trace, certificate
 
 
 def _search(
-    criterion: Criterion, template: Template, theta: Vector, information: str, max_iter: int
+    criterion: Criterion, template: Template, theta: Vector, information: str, judge: str, max_iter: int
 ) -> tuple[Trace, Certificate]:
-    """Minimise from θ, leave boundary points where the cone test shows a way down, and settle on the boundary."""
+    """Minimise from θ, leave boundary points where the cone test shows a way down, and settle on the boundary.
+
+    `information` are the second derivatives of the optimiser, `judge` those of the certificate.
+    """
     trace = newton.minimize(criterion, theta, information, max_iter)
-    certificate = certify(criterion, template)
+    certificate = certify(criterion, template, judge)
     for _ in range(ESCAPES):
-        way = escape(criterion, template) if certificate.cone >= GAIN else None
+        way = escape(criterion, template, judge) if certificate.cone >= GAIN else None
         if way is None:
             break
         trace.extend(newton.minimize(criterion, way, information, max_iter))
-        certificate = certify(criterion, template)
+        certificate = certify(criterion, template, judge)
     if settle(criterion, template):
-        certificate = certify(criterion, template)
+        certificate = certify(criterion, template, judge)
     return trace, certificate

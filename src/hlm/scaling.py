@@ -37,7 +37,7 @@ class Coordinates:
     Attributes
     ----------
     blocks : list of (J_k, q_k, w_k) float64
-        Statistics of each factor, leaves first, as `hlm_ext.forest.Forest` wants them.
+        Statistics of each factor, leaves first, as `hlm_ext.forest.Forest` wants them; none where factors are crossed.
     total : (p + 1, p + 1) float64
     basis : (C, E) float64
         The engine's columns are pool @ basis: those of each factor, leaves first, then X, then y.
@@ -54,6 +54,7 @@ class Coordinates:
     """
 
     blocks: list[Matrix]
+    basis: Matrix
     total: Matrix
     basis: Matrix
     kept: npt.NDArray[np.bool_]
@@ -160,7 +161,7 @@ def to_coordinates(statistics: Statistics, factors: list[Factor], response: str)
         maps.append(back)
     total = np.eye(X.shape[1] + 1)
     total[-1, -1] = s.n
-    blocks = _level_blocks(s, bases, np.hstack(right))
+    blocks = _level_blocks(s, bases, np.hstack(right)) if s.hierarchy.is_nested else []
     unit = 1 / s.factor[-1]
     beta_shift = beta_map @ cross * unit
     if one is not None:

@@ -152,13 +152,11 @@ def gather(design: Design) -> Statistics:
         If a column holds values that are not finite, naming it and the first row, or too large or small to be squared.
     DegenerateError
         If the response is constant, as a fixed column is.
-    DesignError
-        If the grouping factors are not nested.
     """
     hierarchy = find_hierarchy(
         [factor.codes for factor in design.factors],
-        [factor.labels for factor in design.factors],
-        [factor.name for factor in design.factors],
+        [factor.size for factor in design.factors],
+        [factor.width for factor in design.factors],
         design.rows,
     )
     weights = design.row_weights
@@ -187,8 +185,9 @@ def gather(design: Design) -> Statistics:
         chosen = np.append(distinct, len(pool.columns))
         mean, spread = mean[chosen], spread[chosen]
     shift, factor, multiple, constant = _shift_and_scale(mean.tolist(), spread.tolist())
-    chosen_columns = {j for places in random for j in places.tolist()}
-    if random and constant >= 0:
+    # products per leaf are of use in a nested hierarchy only; a crossed design is gathered in the engine's coordinates
+    chosen_columns = {j for places in random for j in places.tolist()} if hierarchy.is_nested else set()
+    if chosen_columns and constant >= 0:
         chosen_columns.add(constant)
     selected = np.array(sorted(chosen_columns), dtype=np.intp)
     total, products = gather_products(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hlm.errors import DesignError, show
 from hlm_ext.structure import appearance, compact_codes, first_rows, parents, sort_rows
 
 Codes = npt.NDArray[np.intp]
@@ -77,16 +75,18 @@ def cross_codes(parts: list[tuple[Codes, pd.Index]], names: list[str]) -> tuple[
 
 @dataclass(frozen=True, eq=False)
 class Hierarchy:
-    """A nested chain of factors in the order in which it is eliminated: leaves first.
+    """Factors in the order in which they are eliminated: a nested chain, leaves first, then the core of crossed ones.
 
     Attributes
     ----------
     factors : tuple of int
-        Positions of the design's factors, most levels first.
+        Positions of the design's factors: the chain, most levels first, then the core.
+    peeled : int
+        Factors in the chain; the rest form the core.
     levels : tuple of (J,) intp arrays
         For each of `factors`: which of its levels stands at each position of the forest.
     children : tuple of (J + 1,) intp arrays
-        For each factor but the first: offsets of the children of each position.
+        For each factor of the chain but the first: offsets of the children of each position.
     rows : (n,) intp array or None
         Rows sorted by leaf; None when they stand so.
     first : (J + 1,) intp array
@@ -94,34 +94,56 @@ class Hierarchy:
     """
 
     factors: tuple[int, ...]
+    peeled: int
     levels: tuple[Codes, ...]
     children: tuple[Codes, ...]
     rows: Codes | None
     first: Codes
 
+    @property
+    def is_nested(self) -> bool:
+        """Whether the chain holds all factors."""
+        return self.peeled == len(self.factors)
 
-def find_hierarchy(codes: list[Codes], labels: list[pd.Index], names: list[str], n: int) -> Hierarchy:
-    """Order nested factors, check that they are nested, and lay out the forest.
 
-    Positions follow the first appearance in the data, parents before children, so that rows that come sorted by group
-    need not be moved.
+def find_hierarchy(codes: list[Codes], sizes: list[int], widths: list[int], n: int) -> Hierarchy:
+    """Split factors into a nested chain and a core, and lay out the forest of the chain.
 
-    Raises
-    ------
-    DesignError
-        If two factors are crossed, naming them and a level that shows it.
+    The chain begins with the factor that has most effects and takes in turn each next one that it is nested in; where
+    others are left, as much of it is kept as makes the factorisation cheapest. Positions follow the first appearance in
+    the data, parents before children, so that rows that come sorted by group need not be moved.
+
+    Parameters
+    ----------
+    codes : list of (n,) intp
+        Of each factor.
+    sizes, widths : lists of int
+        J and q of each factor.
+    n : int
+        Rows.
     """
     if not codes:
-        return Hierarchy((), (), (), None, np.array([0, n], dtype=np.intp))
-    order = sorted(range(len(codes)), key=lambda k: -len(labels[k]))
-    links = _links(codes, labels, names, order)
-    leaves = appearance(codes[order[0]], len(labels[order[0]]))
+        return Hierarchy((), 0, (), (), None, np.array([0, n], dtype=np.intp))
+    order = sorted(range(len(codes)), key=lambda k: -sizes[k])
+    chain, links, core = [order[0]], [], []
+    for k in order[1:]:
+        of, row = parents(codes[chain[-1]], first_rows(codes[chain[-1]], sizes[chain[-1]]), codes[k])
+        if row < 0:
+            chain.append(k)
+            links.append(of)
+        else:
+            core.append(k)
+    if core and links:
+        depth = _best_depth(codes, sizes, widths, chain, core)
+        core = sorted(core + chain[depth:], key=lambda k: -sizes[k])
+        chain, links = chain[:depth], links[: depth - 1]
+    leaves = appearance(codes[chain[0]], sizes[chain[0]])
     if links:
         keys = [np.arange(len(leaves))]
         of = leaves
-        for link in links:
+        for link, k in zip(links, chain[1:], strict=True):
             of = link[of]
-            rank = np.full(len(labels[order[len(keys)]]), len(leaves))
+            rank = np.full(sizes[k], len(leaves))
             np.minimum.at(rank, of, np.arange(len(leaves)))
             keys.append(rank[of])
         leaves = leaves[np.lexsort(keys)]
@@ -133,32 +155,24 @@ def find_hierarchy(codes: list[Codes], labels: list[pd.Index], names: list[str],
         levels.append(parent_of[starts])
     position = np.empty(len(leaves), dtype=np.intp)
     position[leaves] = np.arange(len(leaves))
-    rows, first = sort_rows(codes[order[0]], position)
-    return Hierarchy(tuple(order), tuple(levels), tuple(children), rows, first)
+    rows, first = sort_rows(codes[chain[0]], position)
+    levels += [np.arange(sizes[k], dtype=np.intp) for k in core]
+    return Hierarchy((*chain, *core), len(chain), tuple(levels), tuple(children), rows, first)
 
 
-def _links(codes: list[Codes], labels: list[pd.Index], names: list[str], order: list[int]) -> list[Codes]:
-    """Return for each factor of `order` but the last the parent of each level, or raise when two are crossed."""
-    links = []
-    for child, parent in pairwise(order):
-        of, row = parents(codes[child], first_rows(codes[child], len(labels[child])), codes[parent])
-        if row >= 0:
-            raise _crossed(codes, labels, names, child, parent, of, row)
-        links.append(of)
-    return links
-
-
-def _crossed(
-    codes: list[Codes], labels: list[pd.Index], names: list[str], child: int, parent: int, of: Codes, row: int
-) -> DesignError:
-    level = codes[child][row]
-    one, other = labels[parent][of[level]], labels[parent][codes[parent][row]]
-    return DesignError(
-        f"'{names[child]}' is not nested in '{names[parent]}': its level {show(labels[child][level])} occurs in "
-        f"{show(one)} and in {show(other)} (row {row}). If ids are reused in each '{names[parent]}', write "
-        f"({names[parent]}/{names[child]}); truly crossed factors need a core, which this version of the engine does "
-        "not have",
-        column=names[child],
-        group=labels[child][level],
-        row=int(row),
-    )
+def _best_depth(codes: list[Codes], sizes: list[int], widths: list[int], chain: list[int], core: list[int]) -> int:
+    """How many factors of the chain to peel: flops of their fronts, and of a dense factor of what is left."""
+    costs = []
+    for depth in range(1, len(chain) + 1):
+        top = codes[chain[depth - 1]]
+        left = [*core, *chain[depth:]]
+        met = np.zeros(sizes[chain[depth - 1]])
+        for k in left:
+            pairs = np.unique(top * sizes[k] + codes[k])
+            met += widths[k] * np.bincount(pairs // sizes[k], minlength=len(met))
+        fronts = 0.0
+        for k in chain[:depth]:
+            inside = np.unique(top * sizes[k] + codes[k]) // sizes[k]  # each level of k lies in one top unit
+            fronts += widths[k] * float((np.bincount(inside, minlength=len(met)) * met**2).sum())
+        costs.append(fronts + sum(sizes[k] * widths[k] for k in left) ** 3 / 3)
+    return int(np.argmin(costs)) + 1

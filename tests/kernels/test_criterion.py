@@ -7,9 +7,9 @@ import pytest
 from hlm_ext import partition
 from hlm_ext.criterion import KernelError
 
-from ..dense import STRUCTURES, Case, make_case, structure
+from ..dense import EVERY, Case, make_case, structure
 
-every_structure = pytest.mark.parametrize("name", STRUCTURES)
+every_structure = pytest.mark.parametrize("name", EVERY)
 both = pytest.mark.parametrize("reml", [True, False], ids=["REML", "ML"])
 
 
@@ -178,8 +178,9 @@ def test_value_gradient_and_hessian_against_40_digits(reml: bool) -> None:
                 assert hessian[s, t] == pytest.approx(float(curve), rel=1e-10, abs=1e-10)
 
 
-def test_bits_do_not_depend_on_threads() -> None:
-    case = make_case([2, 1], 3, seed=2, tops=400, most=4)
+@pytest.mark.parametrize("name", ["two nested", "several tiles", "two nested, one across"])
+def test_bits_do_not_depend_on_threads(name: str) -> None:
+    case = make_case([2, 1], 3, seed=2, tops=400, most=4) if name == "two nested" else structure(name)
     theta = some_theta(case)
     before = partition.get_num_threads()
     results = []

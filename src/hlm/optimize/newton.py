@@ -54,6 +54,7 @@ def minimize(
         if inside and gain < FINISHED and lowest > -1e-8:
             trace.message = "nothing left to gain"
             break
+        noise = ROUNDING * (abs(value) + criterion.freedom)
         if rejected > 40:
             trace.message = "no step lowers the criterion"
             break
@@ -62,8 +63,14 @@ def minimize(
             trial_value = criterion.value(trial)
         except KernelError:
             trial_value = np.inf
-        noise = ROUNDING * (abs(value) + criterion.freedom)
         actual = value - trial_value
+        if inside and gain < noise and lowest > -1e-8 and actual > -8 * noise:
+            # rounding hides what this step gains, so the criterion cannot judge it: it is the last one
+            gradient, hessian = criterion.derivatives(information)
+            decrement = float(trust_region_step(gradient, hessian, radius)[2])
+            trace.add(trial, trial_value, float(np.sqrt(step @ step)), decrement)
+            trace.message = "nothing left to gain"
+            return trace
         ratio = (actual + noise) / (gain + noise)
         step_length = float(np.sqrt(step @ step))
         if ratio < 0.25:

@@ -1,0 +1,572 @@
+"""Crossed designs: peeled factors with a core (MATH: kernel 2, §3).
+
+The levels of the peeled factors are eliminated as in a nested hierarchy, a top unit with all below it at a time. What a unit
+subtracts from the core columns it meets, from X and y is a small dense matrix, or, where a unit is a single level, a product of
+q rows that is never formed. They are computed in parallel for a batch of units, then added to the tiles of the core in parallel:
+each column of tiles by one thread, units in order, so results have the same bits for any number of threads.
+`hlm_ext.core.Core` does the rest.
+"""
+
+from cython.parallel cimport prange, threadid
+from libc.math cimport log
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+import numpy as np
+
+from hlm_ext.forest cimport Forest, round_up
+from hlm_ext.moments cimport begin_level, end_level, siblings, solved_width
+from hlm_ext.partition cimport Interrupt, threads_for
+from hlm_ext.patch cimport Patch, add_matrix, add_product, covariance, times_covariance
+from hlm_ext.peel cimport eliminate, level_rows
+from hlm_ext.status cimport NOT_POSITIVE, OK, Failure
+from hlm_ext.tiles cimport Tiles
+from hlm_ext.tree cimport Level, Scratch, Walk
+
+cdef enum:
+    BATCH = 64               # chunks of units whose matrices wait for being added to the core
+    CHUNK_ROOM = 1 << 17     # doubles of such matrices in a chunk
+    BATCH_ROOM = 1 << 22     # … and in a batch
+
+
+cdef class CrossedForest(Forest):
+    """Statistics of a crossed design, ready to be factored at any covariances.
+
+    Parameters
+    ----------
+    stats : list of float64 arrays
+        Of the peeled factors, leaves first, as `hlm_ext.units.unit_statistics` returns them.
+    counts, widths : lists of int
+        J and q of each factor: peeled ones, then core ones.
+    children : list of (J_k + 1,) intp arrays
+        For each peeled factor but the first.
+    offsets, columns : intp arrays
+        Core columns met by each top unit, as `hlm_ext.units.touched_columns` returns them.
+    core : hlm_ext.core.Core
+        Statistics of the core factors, X and y.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit each other.
+    """
+
+    cdef readonly object core
+    cdef Tiles tiles
+    cdef Py_ssize_t units
+    cdef const Py_ssize_t[::1] offsets, columns
+    cdef Py_ssize_t[:, ::1] begin        # first level of each peeled factor in each unit
+    cdef Py_ssize_t[:, ::1] at           # and where its statistics begin
+    cdef Py_ssize_t[::1] cuts            # chunks + 1: units of each chunk
+    cdef Py_ssize_t[::1] batches         # batches + 1: chunks of each batch
+    cdef Py_ssize_t[::1] room_at         # place of each unit's matrix in the room of its batch
+    cdef double[::1] batch_room
+    cdef Level *own_levels               # one set for each thread: their shapes change from unit to unit
+    cdef Py_ssize_t threads_made
+    cdef Py_ssize_t peeled_m             # directions of the peeled factors
+    cdef double[::1] spare               # e and Ω of a unit, for each thread
+    cdef Py_ssize_t spare_size
+
+    def __init__(self, list stats, list counts, list widths, list children, offsets, columns, core):
+        cdef Py_ssize_t k, q, packed = 0, above, met
+        cdef Level *lv
+        cdef double[::1] stat, front
+        cdef const Py_ssize_t[::1] first
+        self.core = core
+        self.tiles = core.tiles
+        self.total = core.S
+        self.p = core.S.shape[0] - 1
+        self.depth = len(widths)
+        self.chain = len(stats)
+        self.lone = self.chain == 1
+        self.offsets = np.ascontiguousarray(offsets, dtype=np.intp)
+        self.columns = np.ascontiguousarray(columns, dtype=np.intp)
+        self.units = self.offsets.shape[0] - 1 if self.chain else 0
+        self._check(stats, counts, widths, children)
+        self.packed = sum([q * q for q in widths])
+        self.lam, self.cov = np.zeros((2, self.packed + 1))
+        self.levels = <Level *> calloc(self.depth + 1, sizeof(Level))
+        if self.levels == NULL:
+            raise MemoryError
+        self.keep = list(stats)
+        met = int(np.diff(self.offsets).max()) if self.units else 0
+        above = sum(widths[:self.chain]) + met + self.p + 1
+        for k in range(self.depth):
+            lv = &self.levels[k]
+            lv.J = counts[k]
+            lv.q = q = widths[k]
+            lv.m = q * (q + 1) // 2
+            lv.offset = self.m
+            lv.lam = &self.lam[packed]
+            lv.cov = &self.cov[packed]
+            if k < self.chain:                   # room for the widest unit
+                lv.w = above
+                lv.u = above - q
+                lv.ldu = round_up(lv.u)
+                above -= q
+                stat = stats[k]
+                lv.stat = &stat[0]
+                lv.front = <double *> lv.stat
+                if k > 0:
+                    front = np.empty_like(stats[k])
+                    first = np.ascontiguousarray(children[k - 1], dtype=np.intp)
+                    self.keep += [front, first]
+                    lv.front = &front[0]
+                    lv.first = &first[0]
+                self.peeled_m += lv.m
+            packed += q * q
+            self.m += lv.m
+        self._lay_out(widths, children)
+        self._plan_batches()
+        self._check_pattern()
+
+    def _check(self, list stats, list counts, list widths, list children):
+        if len(counts) != self.depth or self.chain > self.depth or len(children) != max(self.chain - 1, 0):
+            raise ValueError("counts, widths, stats and children must describe the same factors")
+        if self.units and (counts[self.chain - 1] != self.units or self.offsets[self.units] != self.columns.shape[0]):
+            raise ValueError("offsets must have one entry more than there are top units, and end at the last column")
+
+    cdef _check_pattern(self):
+        """The tiles must have room for every pair of columns that a unit meets."""
+        cdef Py_ssize_t u, a, c, b = self.tiles.b, size = self.tiles.side * self.tiles.b
+        for u in range(self.units):
+            for a in range(self.offsets[u], self.offsets[u + 1]):
+                if not (0 <= self.columns[a] < size and (a == self.offsets[u] or self.columns[a - 1] < self.columns[a])):
+                    raise ValueError(f"columns of unit {u} must be ascending positions in the core")
+                for c in range(self.offsets[u], a):
+                    if self.tiles.place[self.columns[a] // b, self.columns[c] // b] < 0:
+                        raise ValueError(f"the tiles have no room for columns {self.columns[c]} and {self.columns[a]}")
+
+    cdef _lay_out(self, list widths, list children):
+        """Where each unit's levels and statistics begin."""
+        cdef Py_ssize_t k
+        begins = [np.arange(self.units + 1)]
+        for first in reversed(children):
+            begins.insert(0, np.asarray(first)[begins[0]])
+        met = np.diff(np.asarray(self.offsets)) if self.units else np.zeros(0, dtype=np.intp)
+        places = []
+        own = 0
+        for k in range(self.chain):
+            q = widths[k]
+            width = sum(widths[k:self.chain]) + met + self.p + 1
+            places.append(np.r_[0, np.cumsum(np.diff(begins[k]) * q * width)])
+            if len(self.keep[k]) != places[k][self.units]:
+                raise ValueError(f"the statistics of factor {k} must have {places[k][self.units]} entries")
+        self.begin = np.array(begins, dtype=np.intp).reshape(max(self.chain, 1), -1)
+        self.at = np.array(places, dtype=np.intp).reshape(self.chain, self.units + 1) if self.chain else np.zeros(
+            (1, 1), dtype=np.intp)
+        self.scratch_size = 0
+        for k in range(self.chain):
+            self.scratch_size += self._carve(k, NULL, NULL)
+        widest = (int(met.max()) if self.units else 0) + self.p + 1
+        self.spare_size = round_up(widest) + (round_up(widest * widest) if self.chain > 1 else 0)
+
+    cdef _plan_batches(self):
+        """Fixed chunks of units and batches of chunks, by the room that their matrices take."""
+        cdef Py_ssize_t u, t, size, used = 0, in_batch = 0
+        places = np.zeros(self.units + 1, dtype=np.intp)
+        self.room_at = places
+        cuts, batches = [0], [0]
+        cdef Py_ssize_t most = 1
+        for u in range(self.units):
+            t = self.offsets[u + 1] - self.offsets[u] + self.p + 1
+            if self.lone:
+                size = self.levels[0].q * round_up(t)
+            else:                                # a rank update also writes what it is padded with
+                size = max(round_up(t) ** 2, self.peeled_m * t * t)
+            if u > cuts[len(cuts) - 1] and used + size > CHUNK_ROOM:
+                cuts.append(u)
+                used = 0
+                if len(cuts) - 1 - batches[len(batches) - 1] >= BATCH or in_batch + size > BATCH_ROOM:
+                    batches.append(len(cuts) - 1)
+                    in_batch = 0
+            self.room_at[u] = in_batch
+            used += size
+            in_batch += size
+            most = max(most, in_batch)
+        cuts.append(self.units)
+        batches.append(len(cuts) - 1)
+        self.cuts = np.array(cuts if self.units else [0], dtype=np.intp)
+        self.batches = np.array(batches if self.units else [0], dtype=np.intp)
+        self.batch_room = np.zeros(most)
+        self.partial = np.zeros((BATCH, 2 * self.packed + 2 * self.m * self.m + (self.p + 1) ** 2 + 1))
+
+    def __dealloc__(self):
+        free(self.own_levels)
+
+    cdef int prepare(self, int threads) except -1:
+        """Scratch and levels for so many threads."""
+        self.ready(threads)
+        if threads > self.threads_made:
+            free(self.own_levels)
+            self.own_levels = <Level *> calloc(threads * self.chain + 1, sizeof(Level))
+            if self.own_levels == NULL:
+                raise MemoryError
+            self.spare = np.zeros(threads * self.spare_size + 1)
+            self.threads_made = threads
+        return 0
+
+    cdef void shape(self, Level *levels, Py_ssize_t unit) noexcept nogil:
+        """Levels of one unit: the columns above are those of its ancestors, the core columns it meets, X and y."""
+        cdef Py_ssize_t k, u = self.offsets[unit + 1] - self.offsets[unit] + self.p + 1, shift
+        for k in range(self.chain - 1, -1, -1):
+            levels[k] = self.levels[k]
+            levels[k].u = u
+            levels[k].w = u + levels[k].q
+            levels[k].ldu = (u + 7) // 8 * 8
+            u += levels[k].q
+            # blocks of one unit have one size, and levels are counted from the first of all units
+            shift = self.at[k, unit] - self.begin[k, unit] * levels[k].q * levels[k].w
+            levels[k].stat += shift
+            levels[k].front += shift
+
+    # ---- factor ---------------------------------------------------------------------------------------------------
+
+    cdef Failure factor_into(self, double[:, ::1] schur, double *logdet) except *:
+        cdef Failure failure = Failure(OK, -1, -1, -1)
+        cdef bint untouched = self.peeled_zero()
+        self.core.start(untouched)
+        logdet[0] = 0
+        if not untouched:
+            failure = self.factor_units(logdet)
+            if failure.status != OK:
+                return failure
+        more, left, failed = self.core.factor(self.core_covariances())
+        if failed >= 0:
+            failure.status = NOT_POSITIVE
+            return failure
+        logdet[0] += more
+        np.asarray(schur)[:, :] = left
+        return failure
+
+    cdef list core_covariances(self):
+        cdef Py_ssize_t k, q, at = 0
+        out = []
+        for k in range(self.depth):
+            q = self.levels[k].q
+            if k >= self.chain:
+                out.append(np.array(self.cov[at:at + q * q]).reshape(q, q))
+            at += q * q
+        return out
+
+    cdef bint peeled_zero(self) noexcept:
+        """Whether D = 0 in all peeled factors: their fronts are then the statistics themselves."""
+        cdef Py_ssize_t i, k, size = 0
+        for k in range(self.chain):
+            size += self.levels[k].q * self.levels[k].q
+        for i in range(size):
+            if self.lam[i] != 0:
+                return False
+        for k in range(1, self.chain):
+            size = self.at[k, self.units]
+            for i in range(size):
+                self.levels[k].front[i] = self.levels[k].stat[i]
+        return True
+
+    cdef Failure factor_units(self, double *logdet) except *:
+        cdef Failure failure = Failure(OK, -1, -1, -1)
+        cdef Walk[BATCH] walks
+        cdef Py_ssize_t batch, c, lo, hi
+        cdef Interrupt interrupt = Interrupt()
+        cdef int threads
+        for batch in range(self.batches.shape[0] - 1):
+            lo = self.batches[batch]
+            hi = self.batches[batch + 1]
+            threads = threads_for(hi - lo)
+            self.prepare(threads)
+            memset(walks, 0, BATCH * sizeof(Walk))
+            for c in prange(lo, hi, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
+                if not interrupt.stop(threadid()):
+                    self.factor_units_of(&walks[c - lo], c, threadid())
+            interrupt.check()
+            for c in range(hi - lo):
+                if walks[c].failure.status != OK:
+                    return walks[c].failure
+                logdet[0] += 2 * (walks[c].logdet + log(walks[c].product))
+            self.subtract_from_core(batch, self.core.F, self.core.U, self.core.S)
+        return failure
+
+    cdef void factor_units_of(self, Walk *walk, Py_ssize_t chunk, Py_ssize_t thread) noexcept nogil:
+        cdef Py_ssize_t unit, ld
+        cdef double *into
+        walk.levels = self.own_levels + thread * self.chain
+        walk.scratch = self.scratch + thread * self.chain
+        walk.product = 1
+        for unit in range(self.cuts[chunk], self.cuts[chunk + 1]):
+            self.shape(walk.levels, unit)
+            into = &self.batch_room[self.room_at[unit]]
+            if self.lone:
+                if level_rows(walk, 0, unit, into):
+                    return
+            else:
+                ld = walk.levels[self.chain - 1].ldu
+                memset(into, 0, ld * ld * sizeof(double))
+                if eliminate(walk, self.chain - 1, unit, unit + 1, into):
+                    return
+
+    cdef Patch patch(self, Py_ssize_t unit) noexcept nogil:
+        """The core columns met by a unit."""
+        cdef Patch out
+        out.met = &self.columns[0] + self.offsets[unit]
+        out.t = self.offsets[unit + 1] - self.offsets[unit]
+        out.side = self.p + 1
+        return out
+
+    cdef subtract_from_core(self, Py_ssize_t batch, double[:, :, ::1] F, double[:, ::1] U, double[:, ::1] S):
+        """F, U and S -= the matrices, or the products of the rows, of a batch of units."""
+        cdef Py_ssize_t lo = self.cuts[self.batches[batch]], hi = self.cuts[self.batches[batch + 1]], unit, j, i, ld, q
+        cdef double *block
+        cdef int threads = threads_for(self.tiles.side)
+        for j in prange(self.tiles.side, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
+            self.subtract_from_column(j, lo, hi, &F[0, 0, 0], &U[0, 0])
+        for unit in range(lo, hi):
+            patch = self.patch(unit)
+            ld = round_up(patch.t + patch.side)
+            block = &self.batch_room[self.room_at[unit]]
+            if self.chain > 1:
+                add_corner(patch, block + patch.t * ld, ld, -1.0, &S[0, 0])
+            else:
+                for q in range(self.levels[0].q):
+                    for i in range(patch.side):
+                        add_row(patch.side, i, -block[q * ld + patch.t + i], block + q * ld + patch.t, &S[0, 0])
+
+    cdef void subtract_from_column(self, Py_ssize_t j, Py_ssize_t lo, Py_ssize_t hi, double *F, double *U) noexcept nogil:
+        """The part of `subtract_from_core` in column j of tiles."""
+        cdef Py_ssize_t unit, ld, q
+        cdef double *block
+        cdef Patch patch
+        for unit in range(lo, hi):
+            patch = self.patch(unit)
+            if not meets(patch, j * self.tiles.b, (j + 1) * self.tiles.b):
+                continue
+            ld = (patch.t + patch.side + 7) // 8 * 8
+            block = &self.batch_room[self.room_at[unit]]
+            if self.chain > 1:
+                add_matrix(self.tiles, j, patch, block, ld, -1.0, F, U)
+            else:
+                for q in range(self.levels[0].q):
+                    add_product(self.tiles, j, patch, block + q * ld, block + q * ld, -1.0, F, U)
+
+    cdef add_tangent(self, Py_ssize_t batch, Py_ssize_t direction, Py_ssize_t row, Py_ssize_t col, double[:, :, ::1] F,
+                     double[:, ::1] U, double[:, ::1] S):
+        """F, U and S += the derivatives of the matrices of a batch of units in one direction.
+
+        Where a unit is a single level they are -K'EK, E the direction (row, col) of its covariance.
+        """
+        cdef Py_ssize_t lo = self.cuts[self.batches[batch]], hi = self.cuts[self.batches[batch + 1]], unit, j, i, ld
+        cdef double *block
+        cdef const double *one
+        cdef const double *other
+        cdef int threads = threads_for(self.tiles.side)
+        for j in prange(self.tiles.side, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
+            self.add_tangent_column(j, lo, hi, direction, row, col, &F[0, 0, 0], &U[0, 0])
+        for unit in range(lo, hi):
+            patch = self.patch(unit)
+            ld = patch.t + patch.side
+            block = &self.batch_room[self.room_at[unit]]
+            if self.chain > 1:
+                add_corner(patch, block + (direction * ld + patch.t) * ld, ld, 1.0, &S[0, 0])
+                continue
+            one = block + row * round_up(ld) + patch.t
+            other = block + col * round_up(ld) + patch.t
+            for i in range(patch.side):
+                add_row(patch.side, i, -one[i], other, &S[0, 0])
+                if row != col:
+                    add_row(patch.side, i, -other[i], one, &S[0, 0])
+
+    cdef void add_tangent_column(self, Py_ssize_t j, Py_ssize_t lo, Py_ssize_t hi, Py_ssize_t direction, Py_ssize_t row,
+                                 Py_ssize_t col, double *F, double *U) noexcept nogil:
+        """The part of `add_tangent` in column j of tiles."""
+        cdef Py_ssize_t unit, ld
+        cdef double *block
+        cdef Patch patch
+        for unit in range(lo, hi):
+            patch = self.patch(unit)
+            if not meets(patch, j * self.tiles.b, (j + 1) * self.tiles.b):
+                continue
+            ld = patch.t + patch.side
+            block = &self.batch_room[self.room_at[unit]]
+            if self.chain > 1:
+                add_matrix(self.tiles, j, patch, block + direction * ld * ld, ld, 1.0, F, U)
+            else:
+                ld = (ld + 7) // 8 * 8
+                add_product(self.tiles, j, patch, block + row * ld, block + col * ld, -1.0 if row == col else -2.0, F, U)
+
+    # ---- moments --------------------------------------------------------------------------------------------------
+
+    cdef Failure moments_into(self, const double *e, const double *omega, bint omega_zero, bint second, bint exact,
+                              double[::1] post, double[::1] outer, double[:, ::1] trace, double[:, ::1] average,
+                              double[:, ::1] tangent, double **effects, double **covariances) except *:
+        cdef Failure failure = Failure(OK, -1, -1, -1)
+        cdef Py_ssize_t k, q, i, at = 0, p = self.p
+        core = self.core
+        root_e = np.array(<double[:p + 1]> <double *> e)
+        root_omega = np.array(<double[:p, :p]> <double *> omega) if p else np.zeros((0, 0))
+        sums = core.moments(root_e, root_omega)
+        post[:] = 0
+        outer[:] = 0
+        trace[:, :] = 0
+        average[:, :] = 0
+        W = np.zeros((self.peeled_m if second else 0, *core.F.shape))
+        W_cross = np.zeros((len(W), *core.U.shape))
+        W_corner = np.zeros((len(W), p + 1, p + 1))
+        if self.chain:
+            failure = self.unit_moments(root_e, root_omega, second, post, outer, trace, average, W, W_cross, W_corner,
+                                        effects, covariances)
+            if failure.status != OK:
+                return failure
+        for k in range(self.depth):
+            q = self.levels[k].q
+            if k >= self.chain:
+                np.asarray(post)[at:at + q * q] = sums[0][k - self.chain].reshape(-1)
+                np.asarray(outer)[at:at + q * q] = sums[1][k - self.chain].reshape(-1)
+                if effects != NULL:
+                    self.hand_over(k, effects, covariances)
+            at += q * q
+        if second:
+            traces, averages, tangents = core.second(root_e, root_omega, W, W_cross, W_corner, exact)
+            np.asarray(trace)[:self.m, :self.m] += traces
+            np.asarray(average)[:self.m, :self.m] += averages
+            if not exact:
+                trace[:, :] = 0
+            for i in range(self.m):
+                np.asarray(tangent)[i] = tangents[i].reshape(-1)
+        return failure
+
+    cdef hand_over(self, Py_ssize_t k, double **effects, double **covariances):
+        """Effects of core factor k, and their covariances if asked for."""
+        cdef Py_ssize_t J = self.levels[k].J, q = self.levels[k].q
+        places = self.core.places[k - self.chain]
+        np.asarray(<double[:J, :q]> effects[k])[:, :] = np.array([self.core.effects[place] for place in places]).T
+        if covariances != NULL:
+            np.asarray(<double[:J, :q, :q]> covariances[k])[:, :, :] = self.core.covariances(k - self.chain)
+
+    cdef Failure unit_moments(self, root_e, root_omega, bint second, double[::1] post, double[::1] outer,
+                              double[:, ::1] trace, double[:, ::1] average, W, W_cross, W_corner, double **effects,
+                              double **covariances) except *:
+        cdef Failure failure = Failure(OK, -1, -1, -1)
+        cdef Py_ssize_t batch, c, lo, hi, i, size = 2 * self.packed + 2 * self.m * self.m, m2 = self.m * self.m
+        cdef Walk[BATCH] walks
+        cdef double[::1] e = root_e, shift = self.core.effects
+        cdef double[:, :, ::1] N = self.core.N
+        cdef double[:, ::1] spread = np.ascontiguousarray(self.core.spread), with_beta = np.ascontiguousarray(
+            self.core.with_beta), omega = np.ascontiguousarray(root_omega)
+        cdef double *part
+        cdef Interrupt interrupt = Interrupt()
+        cdef int threads
+        for batch in range(self.batches.shape[0] - 1):
+            lo = self.batches[batch]
+            hi = self.batches[batch + 1]
+            threads = threads_for(hi - lo)
+            self.prepare(threads)
+            memset(walks, 0, BATCH * sizeof(Walk))
+            for c in range(hi - lo):
+                walks[c].second = second
+                walks[c].effects = effects
+                walks[c].covariances = covariances
+            for c in prange(lo, hi, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
+                if not interrupt.stop(threadid()):
+                    self.unit_moments_of(&walks[c - lo], c, threadid(), &self.partial[c - lo, 0], e, shift, N, spread,
+                                         with_beta, omega)
+            interrupt.check()
+            for c in range(hi - lo):
+                if walks[c].failure.status != OK:
+                    return walks[c].failure
+                part = &self.partial[c, 0]
+                for i in range(self.packed):
+                    post[i] += part[i]
+                    outer[i] += part[self.packed + i]
+                if second:
+                    for i in range(m2):
+                        (&trace[0, 0])[i] += part[2 * self.packed + i]
+                        (&average[0, 0])[i] += part[2 * self.packed + m2 + i]
+            if second:
+                self.add_tangents(batch, W, W_cross, W_corner)
+        if second:
+            for i in range(self.m):
+                for c in range(i):
+                    trace[c, i] = trace[i, c]
+                    average[c, i] = average[i, c]
+        return failure
+
+    cdef add_tangents(self, Py_ssize_t batch, W, W_cross, W_corner):
+        """Derivatives of the core in all directions of the peeled factors."""
+        cdef Py_ssize_t k, i, j, direction = 0
+        for k in range(self.chain):
+            for j in range(self.levels[k].q):
+                for i in range(j, self.levels[k].q):
+                    self.add_tangent(batch, direction, i, j, W[direction], W_cross[direction], W_corner[direction])
+                    direction += 1
+
+    cdef void unit_moments_of(self, Walk *walk, Py_ssize_t chunk, Py_ssize_t thread, double *part, double[::1] e,
+                              double[::1] shift, double[:, :, ::1] N, double[:, ::1] spread, double[:, ::1] with_beta,
+                              double[:, ::1] omega) noexcept nogil:
+        cdef Py_ssize_t unit, t, p = self.p, i, widest = self.levels[self.chain - 1].u
+        cdef double *unit_e = &self.spare[thread * self.spare_size]
+        cdef double *unit_omega = unit_e + (widest + 7) // 8 * 8
+        walk.levels = self.own_levels + thread * self.chain
+        walk.scratch = self.scratch + thread * self.chain
+        walk.m = self.m
+        walk.last = self.chain - 1
+        memset(part, 0, (2 * self.packed + 2 * self.m * self.m) * sizeof(double))
+        walk.post = part
+        walk.outer = part + self.packed
+        walk.trace = part + 2 * self.packed
+        walk.average = walk.trace + self.m * self.m
+        for unit in range(self.cuts[chunk], self.cuts[chunk + 1]):
+            self.shape(walk.levels, unit)
+            t = self.offsets[unit + 1] - self.offsets[unit]
+            for i in range(t):
+                unit_e[i] = -shift[self.columns[self.offsets[unit] + i]]
+            for i in range(p + 1):
+                unit_e[t + i] = e[i]
+            if self.lone:
+                if self.lone_moments(walk, unit, unit_e, N, spread, with_beta, omega):
+                    return
+                continue
+            covariance(self.tiles, self.patch(unit), &N[0, 0, 0], start_of(spread), start_of(with_beta), start_of(omega),
+                       unit_omega)
+            if siblings(walk, self.chain - 1, unit, unit + 1, unit_e, unit_omega, &self.batch_room[self.room_at[unit]]):
+                return
+
+    cdef int lone_moments(self, Walk *walk, Py_ssize_t unit, const double *e, double[:, :, ::1] N, double[:, ::1] spread,
+                          double[:, ::1] with_beta, double[:, ::1] omega) noexcept nogil:
+        """Moments of a unit that is a single level; its K stays in the room of the batch."""
+        cdef Level *lv = walk.levels
+        cdef Scratch *sc = walk.scratch
+        cdef Py_ssize_t width = solved_width(walk, 0), i
+        cdef double *K = &self.batch_room[self.room_at[unit]]
+        if begin_level(walk, 0, unit, e):
+            return 1
+        for i in range(lv.q):
+            memcpy(K + i * lv.ldu, sc.solved + i * width + lv.q, lv.u * sizeof(double))
+        times_covariance(self.tiles, self.patch(unit), &N[0, 0, 0], start_of(spread), start_of(with_beta), start_of(omega),
+                         lv.q, K, lv.ldu, sc.ko, lv.u)
+        end_level(walk, 0, unit, False)
+        return 0
+
+
+cdef const double *start_of(double[:, ::1] matrix) noexcept nogil:
+    return &matrix[0, 0] if matrix.shape[0] and matrix.shape[1] else NULL
+
+
+cdef bint meets(Patch patch, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
+    """Whether some columns of the patch may lie in lo … hi - 1."""
+    return patch.t > 0 and patch.met[0] < hi and patch.met[patch.t - 1] >= lo
+
+
+cdef void add_row(Py_ssize_t side, Py_ssize_t i, double scale, const double *x, double *S) noexcept nogil:
+    """Row i of S (side²) += scale · x."""
+    cdef Py_ssize_t j
+    for j in range(side):
+        S[i * side + j] += scale * x[j]
+
+
+cdef void add_corner(Patch patch, const double *block, Py_ssize_t ld, double sign, double *S) noexcept nogil:
+    """S += sign · the part of a unit's matrix in X and y (upper triangle; `block` is its first row there)."""
+    cdef Py_ssize_t i, j
+    for i in range(patch.side):
+        for j in range(i, patch.side):
+            S[i * patch.side + j] += sign * block[i * ld + patch.t + j]
+            if j > i:
+                S[j * patch.side + i] = S[i * patch.side + j]

@@ -1,0 +1,146 @@
+"""Between the few core columns that a unit meets and the tiles of the core: what the unit adds, and what it reads.
+
+Columns are ascending, so those in one tile follow each other: every inner loop runs within one row or column of a tile.
+"""
+
+from libc.string cimport memset
+
+
+cdef Py_ssize_t first_from(Patch patch, Py_ssize_t column) noexcept nogil:
+    """Place of the first column of the patch that is not before `column`."""
+    cdef Py_ssize_t low = 0, high = patch.t, middle
+    while low < high:
+        middle = (low + high) // 2
+        if patch.met[middle] < column:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef void add_matrix(Tiles tiles, Py_ssize_t j, Patch patch, const double *block, Py_ssize_t ld, double sign, double *F,
+                     double *U) noexcept nogil:
+    """Column j of tiles of F, and U, += sign · the unit's matrix (upper triangle, row length ld)."""
+    cdef Py_ssize_t b = tiles.b, c = first_from(patch, j * b), a, k, low, stop = (j + 1) * b
+    cdef const double *row
+    cdef double *tile
+    while c < patch.t and patch.met[c] < stop:
+        row = block + c * ld
+        a = c
+        while a < patch.t:
+            k = patch.met[a] // b
+            tile = F + (tiles.place[k, j] - k) * b * b + patch.met[c] - j * b
+            low = a
+            while a < patch.t and patch.met[a] < (k + 1) * b:
+                tile[patch.met[a] * b] += sign * row[a]
+                a += 1
+            if k == j:                           # a diagonal tile has both triangles
+                tile = F + tiles.place[j, j] * b * b + (patch.met[c] - j * b) * b - j * b
+                for low in range(c + 1, a):
+                    tile[patch.met[low]] += sign * row[low]
+        for a in range(patch.side):
+            U[patch.met[c] * patch.side + a] += sign * row[patch.t + a]
+        c += 1
+
+
+cdef void add_product(Tiles tiles, Py_ssize_t j, Patch patch, const double *x, const double *y, double sign, double *F,
+                      double *U) noexcept nogil:
+    """`add_matrix` for the matrix (xy' + yx') / 2, which is never formed."""
+    cdef Py_ssize_t b = tiles.b, c = first_from(patch, j * b), a, k, low, stop = (j + 1) * b
+    cdef double *tile
+    cdef double u, v
+    while c < patch.t and patch.met[c] < stop:
+        u = 0.5 * sign * x[c]
+        v = 0.5 * sign * y[c]
+        a = c
+        while a < patch.t:
+            k = patch.met[a] // b
+            tile = F + (tiles.place[k, j] - k) * b * b + patch.met[c] - j * b
+            low = a
+            while a < patch.t and patch.met[a] < (k + 1) * b:
+                tile[patch.met[a] * b] += u * y[a] + v * x[a]
+                a += 1
+            if k == j:
+                tile = F + tiles.place[j, j] * b * b + (patch.met[c] - j * b) * b - j * b
+                for low in range(c + 1, a):
+                    tile[patch.met[low]] += u * y[low] + v * x[low]
+        for a in range(patch.side):
+            U[patch.met[c] * patch.side + a] += u * y[patch.t + a] + v * x[patch.t + a]
+        c += 1
+
+
+cdef void covariance(Tiles tiles, Patch patch, const double *N, const double *spread, const double *with_beta,
+                     const double *omega, double *out) noexcept nogil:
+    """out (t + p)² := covariance of (core effects that the unit meets, β) given the data.
+
+    N + spread spread' of the core's effects (see `hlm_ext.core`), `with_beta` with β, `omega` of β.
+    """
+    cdef Py_ssize_t t = patch.t, p = patch.side - 1, side = t + p, b = tiles.b, a, c, x, i, k
+    cdef const double *one
+    for a in range(t):
+        i = patch.met[a]
+        c = 0
+        while c <= a:
+            k = patch.met[c] // b
+            one = N + tiles.place[i // b, k] * b * b + (i % b) * b - k * b
+            while c <= a and patch.met[c] < (k + 1) * b:
+                out[a * side + c] = one[patch.met[c]]
+                c += 1
+        for c in range(a + 1):
+            for x in range(p):
+                out[a * side + c] += spread[i * p + x] * spread[patch.met[c] * p + x]
+            out[c * side + a] = out[a * side + c]
+        for x in range(p):
+            out[a * side + t + x] = with_beta[i * p + x]
+            out[(t + x) * side + a] = with_beta[i * p + x]
+    for x in range(p):
+        for i in range(p):
+            out[(t + x) * side + t + i] = omega[x * p + i]
+
+
+cdef void times_covariance(Tiles tiles, Patch patch, const double *N, const double *spread, const double *with_beta,
+                           const double *omega, Py_ssize_t q, const double *K, Py_ssize_t ldk, double *out,
+                           Py_ssize_t ldo) noexcept nogil:
+    """out (q, t + p) := K (q, t + p) times the matrix of `covariance`, which is never formed."""
+    cdef Py_ssize_t t = patch.t, p = patch.side - 1, b = tiles.b, a, c, x, y, i, k, r
+    cdef const double *one
+    cdef double s, z
+    for r in range(q):
+        memset(out + r * ldo, 0, (t + p) * sizeof(double))
+    for a in range(t):
+        i = patch.met[a]
+        c = 0
+        while c < a:
+            k = patch.met[c] // b
+            one = N + tiles.place[i // b, k] * b * b + (i % b) * b - k * b
+            if q == 1:
+                s = 0
+                z = K[a]
+                while c < a and patch.met[c] < (k + 1) * b:
+                    s += K[c] * one[patch.met[c]]
+                    out[c] += z * one[patch.met[c]]
+                    c += 1
+                out[a] += s
+            else:
+                while c < a and patch.met[c] < (k + 1) * b:
+                    z = one[patch.met[c]]
+                    for r in range(q):
+                        out[r * ldo + a] += K[r * ldk + c] * z
+                        out[r * ldo + c] += K[r * ldk + a] * z
+                    c += 1
+        z = N[(tiles.place[i // b, i // b] * b + i % b) * b + i % b]
+        for r in range(q):
+            out[r * ldo + a] += K[r * ldk + a] * z
+    for r in range(q):
+        for x in range(p):
+            s = 0
+            z = 0
+            for c in range(t):
+                s += K[r * ldk + c] * spread[patch.met[c] * p + x]
+                z += K[r * ldk + c] * with_beta[patch.met[c] * p + x]
+            for y in range(p):
+                z += K[r * ldk + t + y] * omega[y * p + x]
+            for a in range(t):
+                i = patch.met[a] * p + x
+                out[r * ldo + a] += s * spread[i] + K[r * ldk + t + x] * with_beta[i]
+            out[r * ldo + t + x] = z
