@@ -263,8 +263,8 @@ cdef class Criterion:
             raise ValueError("evaluate the criterion first: call value(theta)")
         self._root(beta_known)
         failure = self.forest.moments_into(&self.e[0], &self.omega[0], beta_known, second, exact,
-                                           self.post_view, self.outer_view, self.trace, self.average, self.tangent, effects,
-                                           covariances)
+                                           self.post_view, self.outer_view, self.trace, self.average, self.tangent,
+                                           effects, covariances)
         if failure.status != OK:
             raise_failure(failure)
         self.moments_at = self.evaluations if beta_known == (not self.reml) else -1

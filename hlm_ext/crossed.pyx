@@ -1,9 +1,9 @@
 """Crossed designs: peeled factors with a core (MATH: kernel 2, §3).
 
-The levels of the peeled factors are eliminated as in a nested hierarchy, a top unit with all below it at a time. What a unit
-subtracts from the core columns it meets, from X and y is a small dense matrix, or, where a unit is a single level, a product of
-q rows that is never formed. They are computed in parallel for a batch of units, then added to the tiles of the core in parallel:
-each column of tiles by one thread, units in order, so results have the same bits for any number of threads.
+The levels of the peeled factors are eliminated as in a nested hierarchy, a top unit with all below it at a time. What a
+unit subtracts from the core columns it meets, from X and y is a small dense matrix, or, where a unit is one level, a
+product of q rows that is never formed. They are computed in parallel for a batch of units, then added to the tiles of
+the core in parallel: each column of tiles by one thread, units in order, so bits do not depend on how many there are.
 `hlm_ext.core.Core` does the rest.
 """
 
@@ -17,11 +17,16 @@ import numpy as np
 from hlm_ext.forest cimport Forest, round_up
 from hlm_ext.moments cimport begin_level, end_level, siblings, solved_width
 from hlm_ext.partition cimport Interrupt, threads_for
-from hlm_ext.patch cimport Patch, add_matrix, add_product, covariance, times_covariance
+from hlm_ext.patch cimport (
+    Patch, add_corner, add_matrix, add_product, add_row, covariance, meets, times_covariance,
+)
 from hlm_ext.peel cimport eliminate, level_rows
 from hlm_ext.status cimport NOT_POSITIVE, OK, Failure
 from hlm_ext.tiles cimport Tiles
 from hlm_ext.tree cimport Level, Scratch, Walk
+
+from hlm_ext.curvature import Curvature
+from hlm_ext.units import plan_batches
 
 cdef enum:
     BATCH = 64               # chunks of units whose matrices wait for being added to the core
@@ -129,9 +134,11 @@ cdef class CrossedForest(Forest):
     cdef _check_pattern(self):
         """The tiles must have room for every pair of columns that a unit meets."""
         cdef Py_ssize_t u, a, c, b = self.tiles.b, size = self.tiles.side * self.tiles.b
+        cdef bint first
         for u in range(self.units):
             for a in range(self.offsets[u], self.offsets[u + 1]):
-                if not (0 <= self.columns[a] < size and (a == self.offsets[u] or self.columns[a - 1] < self.columns[a])):
+                first = a == self.offsets[u]
+                if not (0 <= self.columns[a] < size and (first or self.columns[a - 1] < self.columns[a])):
                     raise ValueError(f"columns of unit {u} must be ascending positions in the core")
                 for c in range(self.offsets[u], a):
                     if self.tiles.place[self.columns[a] // b, self.columns[c] // b] < 0:
@@ -145,7 +152,6 @@ cdef class CrossedForest(Forest):
             begins.insert(0, np.asarray(first)[begins[0]])
         met = np.diff(np.asarray(self.offsets)) if self.units else np.zeros(0, dtype=np.intp)
         places = []
-        own = 0
         for k in range(self.chain):
             q = widths[k]
             width = sum(widths[k:self.chain]) + met + self.p + 1
@@ -162,34 +168,16 @@ cdef class CrossedForest(Forest):
         self.spare_size = round_up(widest) + (round_up(widest * widest) if self.chain > 1 else 0)
 
     cdef _plan_batches(self):
-        """Fixed chunks of units and batches of chunks, by the room that their matrices take."""
-        cdef Py_ssize_t u, t, size, used = 0, in_batch = 0
-        places = np.zeros(self.units + 1, dtype=np.intp)
-        self.room_at = places
-        cuts, batches = [0], [0]
-        cdef Py_ssize_t most = 1
-        for u in range(self.units):
-            t = self.offsets[u + 1] - self.offsets[u] + self.p + 1
-            if self.lone:
-                size = self.levels[0].q * round_up(t)
-            else:                                # a rank update also writes what it is padded with
-                size = max(round_up(t) ** 2, self.peeled_m * t * t)
-            if u > cuts[len(cuts) - 1] and used + size > CHUNK_ROOM:
-                cuts.append(u)
-                used = 0
-                if len(cuts) - 1 - batches[len(batches) - 1] >= BATCH or in_batch + size > BATCH_ROOM:
-                    batches.append(len(cuts) - 1)
-                    in_batch = 0
-            self.room_at[u] = in_batch
-            used += size
-            in_batch += size
-            most = max(most, in_batch)
-        cuts.append(self.units)
-        batches.append(len(cuts) - 1)
-        self.cuts = np.array(cuts if self.units else [0], dtype=np.intp)
-        self.batches = np.array(batches if self.units else [0], dtype=np.intp)
-        self.batch_room = np.zeros(most)
-        self.partial = np.zeros((BATCH, 2 * self.packed + 2 * self.m * self.m + (self.p + 1) ** 2 + 1))
+        """Fixed chunks of units and batches of chunks, by the room that their matrices or rows take."""
+        met = np.diff(np.asarray(self.offsets)) + self.p + 1 if self.units else np.zeros(0, dtype=np.intp)
+        padded = (met + 7) // 8 * 8
+        if self.lone:
+            sizes = self.levels[0].q * padded
+        else:                                    # a rank update also writes what it is padded with
+            sizes = np.maximum(padded ** 2, self.peeled_m * met ** 2)
+        self.cuts, self.batches, self.room_at, room = plan_batches(sizes, BATCH, CHUNK_ROOM, BATCH_ROOM)
+        self.batch_room = np.zeros(room)
+        self.partial = np.zeros((BATCH, 2 * self.packed + 2 * self.m * self.m + 1))
 
     def __dealloc__(self):
         free(self.own_levels)
@@ -330,7 +318,8 @@ cdef class CrossedForest(Forest):
                     for i in range(patch.side):
                         add_row(patch.side, i, -block[q * ld + patch.t + i], block + q * ld + patch.t, &S[0, 0])
 
-    cdef void subtract_from_column(self, Py_ssize_t j, Py_ssize_t lo, Py_ssize_t hi, double *F, double *U) noexcept nogil:
+    cdef void subtract_from_column(self, Py_ssize_t j, Py_ssize_t lo, Py_ssize_t hi, double *F,
+                                   double *U) noexcept nogil:
         """The part of `subtract_from_core` in column j of tiles."""
         cdef Py_ssize_t unit, ld, q
         cdef double *block
@@ -390,7 +379,8 @@ cdef class CrossedForest(Forest):
                 add_matrix(self.tiles, j, patch, block + direction * ld * ld, ld, 1.0, F, U)
             else:
                 ld = (ld + 7) // 8 * 8
-                add_product(self.tiles, j, patch, block + row * ld, block + col * ld, -1.0 if row == col else -2.0, F, U)
+                add_product(self.tiles, j, patch, block + row * ld, block + col * ld, -1.0 if row == col else -2.0, F,
+                            U)
 
     # ---- moments --------------------------------------------------------------------------------------------------
 
@@ -424,7 +414,7 @@ cdef class CrossedForest(Forest):
                     self.hand_over(k, effects, covariances)
             at += q * q
         if second:
-            traces, averages, tangents = core.second(root_e, root_omega, W, W_cross, W_corner, exact)
+            traces, averages, tangents = Curvature(core).second(root_e, root_omega, W, W_cross, W_corner, exact)
             np.asarray(trace)[:self.m, :self.m] += traces
             np.asarray(average)[:self.m, :self.m] += averages
             if not exact:
@@ -445,7 +435,7 @@ cdef class CrossedForest(Forest):
                               double[:, ::1] trace, double[:, ::1] average, W, W_cross, W_corner, double **effects,
                               double **covariances) except *:
         cdef Failure failure = Failure(OK, -1, -1, -1)
-        cdef Py_ssize_t batch, c, lo, hi, i, size = 2 * self.packed + 2 * self.m * self.m, m2 = self.m * self.m
+        cdef Py_ssize_t batch, c, lo, hi, i, m2 = self.m * self.m
         cdef Walk[BATCH] walks
         cdef double[::1] e = root_e, shift = self.core.effects
         cdef double[:, :, ::1] N = self.core.N
@@ -524,13 +514,13 @@ cdef class CrossedForest(Forest):
                 if self.lone_moments(walk, unit, unit_e, N, spread, with_beta, omega):
                     return
                 continue
-            covariance(self.tiles, self.patch(unit), &N[0, 0, 0], start_of(spread), start_of(with_beta), start_of(omega),
-                       unit_omega)
+            covariance(self.tiles, self.patch(unit), &N[0, 0, 0], start_of(spread), start_of(with_beta),
+                       start_of(omega), unit_omega)
             if siblings(walk, self.chain - 1, unit, unit + 1, unit_e, unit_omega, &self.batch_room[self.room_at[unit]]):
                 return
 
-    cdef int lone_moments(self, Walk *walk, Py_ssize_t unit, const double *e, double[:, :, ::1] N, double[:, ::1] spread,
-                          double[:, ::1] with_beta, double[:, ::1] omega) noexcept nogil:
+    cdef int lone_moments(self, Walk *walk, Py_ssize_t unit, const double *e, double[:, :, ::1] N,
+                          double[:, ::1] spread, double[:, ::1] with_beta, double[:, ::1] omega) noexcept nogil:
         """Moments of a unit that is a single level; its K stays in the room of the batch."""
         cdef Level *lv = walk.levels
         cdef Scratch *sc = walk.scratch
@@ -540,33 +530,11 @@ cdef class CrossedForest(Forest):
             return 1
         for i in range(lv.q):
             memcpy(K + i * lv.ldu, sc.solved + i * width + lv.q, lv.u * sizeof(double))
-        times_covariance(self.tiles, self.patch(unit), &N[0, 0, 0], start_of(spread), start_of(with_beta), start_of(omega),
-                         lv.q, K, lv.ldu, sc.ko, lv.u)
+        times_covariance(self.tiles, self.patch(unit), &N[0, 0, 0], start_of(spread), start_of(with_beta),
+                         start_of(omega), lv.q, K, lv.ldu, sc.ko, lv.u)
         end_level(walk, 0, unit, False)
         return 0
 
 
 cdef const double *start_of(double[:, ::1] matrix) noexcept nogil:
     return &matrix[0, 0] if matrix.shape[0] and matrix.shape[1] else NULL
-
-
-cdef bint meets(Patch patch, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
-    """Whether some columns of the patch may lie in lo … hi - 1."""
-    return patch.t > 0 and patch.met[0] < hi and patch.met[patch.t - 1] >= lo
-
-
-cdef void add_row(Py_ssize_t side, Py_ssize_t i, double scale, const double *x, double *S) noexcept nogil:
-    """Row i of S (side²) += scale · x."""
-    cdef Py_ssize_t j
-    for j in range(side):
-        S[i * side + j] += scale * x[j]
-
-
-cdef void add_corner(Patch patch, const double *block, Py_ssize_t ld, double sign, double *S) noexcept nogil:
-    """S += sign · the part of a unit's matrix in X and y (upper triangle; `block` is its first row there)."""
-    cdef Py_ssize_t i, j
-    for i in range(patch.side):
-        for j in range(i, patch.side):
-            S[i * patch.side + j] += sign * block[i * ld + patch.t + j]
-            if j > i:
-                S[j * patch.side + i] = S[i * patch.side + j]

@@ -19,3 +19,6 @@ cdef void covariance(Tiles tiles, Patch patch, const double *N, const double *sp
 cdef void times_covariance(Tiles tiles, Patch patch, const double *N, const double *spread, const double *with_beta,
                            const double *omega, Py_ssize_t q, const double *K, Py_ssize_t ldk, double *out,
                            Py_ssize_t ldo) noexcept nogil
+cdef bint meets(Patch patch, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil
+cdef void add_row(Py_ssize_t side, Py_ssize_t i, double scale, const double *x, double *S) noexcept nogil
+cdef void add_corner(Patch patch, const double *block, Py_ssize_t ld, double sign, double *S) noexcept nogil

@@ -144,3 +144,25 @@ cdef void times_covariance(Tiles tiles, Patch patch, const double *N, const doub
                 i = patch.met[a] * p + x
                 out[r * ldo + a] += s * spread[i] + K[r * ldk + t + x] * with_beta[i]
             out[r * ldo + t + x] = z
+
+
+cdef bint meets(Patch patch, Py_ssize_t lo, Py_ssize_t hi) noexcept nogil:
+    """Whether some columns of the patch may lie in lo … hi - 1."""
+    return patch.t > 0 and patch.met[0] < hi and patch.met[patch.t - 1] >= lo
+
+
+cdef void add_row(Py_ssize_t side, Py_ssize_t i, double scale, const double *x, double *S) noexcept nogil:
+    """Row i of S (side²) += scale · x."""
+    cdef Py_ssize_t j
+    for j in range(side):
+        S[i * side + j] += scale * x[j]
+
+
+cdef void add_corner(Patch patch, const double *block, Py_ssize_t ld, double sign, double *S) noexcept nogil:
+    """S += sign · the part of a unit's matrix in X and y (upper triangle; `block` is its first row there)."""
+    cdef Py_ssize_t i, j
+    for i in range(patch.side):
+        for j in range(i, patch.side):
+            S[i * patch.side + j] += sign * block[i * ld + patch.t + j]
+            if j > i:
+                S[j * patch.side + i] = S[i * patch.side + j]

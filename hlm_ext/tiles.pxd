@@ -9,7 +9,7 @@ cdef class Tiles:
     cdef const Py_ssize_t[::1] row, col
     cdef Py_ssize_t[:, ::1] place            # tile (i, j), or -1
     cdef Py_ssize_t[::1] start               # tiles of column j: start[j] … start[j + 1] - 1
-    cdef Py_ssize_t[::1] row_start, row_tile # tiles of row i left of the diagonal
+    cdef Py_ssize_t[::1] row_start, row_tile  # tiles of row i left of the diagonal
     cdef double[:, :, ::1] lower             # the factor
     cdef double[:, :, ::1] diagonal          # inverses of its diagonal tiles
     cdef double[:, ::1] room                 # a tile for each thread

@@ -2,7 +2,7 @@
 
 A matrix is an array (tiles, b, b) of the tiles on and below the diagonal that are not zero; a full pattern is a dense
 matrix, so dense and sparse are one code. All arithmetic on tiles is matrix products of fixed size b ≤ 64 by BLAS, which
-are too small for it to share among threads: the tiles are shared instead, and results have the same bits for any number of
+are too small for it to share among threads: the tiles are shared instead, and bits do not depend on the number of
 threads. (A 64-cubed product already runs at the full speed of a processor.)
 """
 
@@ -28,7 +28,8 @@ cdef enum:
 
 
 cdef void multiply(bint ta, bint tb, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, double alpha, const double *A,
-                   Py_ssize_t lda, const double *B, Py_ssize_t ldb, double beta, double *C, Py_ssize_t ldc) noexcept nogil:
+                   Py_ssize_t lda, const double *B, Py_ssize_t ldb, double beta, double *C,
+                   Py_ssize_t ldc) noexcept nogil:
     """C := α op(A) op(B) + β C, row-major: C is m x n, op(A) m x k, op(B) k x n."""
     # BLAS is column-major: it sees the transposes, so C' = op(B)' op(A)' keeps both flags and swaps the operands.
     cdef char fa = c"T" if ta else c"N"
@@ -68,8 +69,8 @@ cdef class Tiles:
     Parameters
     ----------
     rows, cols : (T,) intp
-        Tile row and column of each tile, rows ≥ cols, sorted by column and then by row; every diagonal tile must be there,
-        and the pattern must be closed under elimination: (i, j) and (k, j) with i ≥ k > j imply (i, k).
+        Tile row and column of each tile, rows ≥ cols, sorted by column and then by row; every diagonal tile must be
+        there, and the pattern must be closed under elimination: (i, j) and (k, j) with i ≥ k > j imply (i, k).
     b : int
         Side of a tile.
 
@@ -92,7 +93,7 @@ cdef class Tiles:
         self.b = b
         self.count = self.row.shape[0]
         self.side = int(self.cols.max()) + 1 if self.count else 0
-        cdef Py_ssize_t t, i, j, s
+        cdef Py_ssize_t t, j, s
         self.place = np.full((self.side, self.side), -1, dtype=np.intp)
         starts = np.searchsorted(self.cols, np.arange(self.side + 1)).astype(np.intp)
         self.start = starts
@@ -291,7 +292,8 @@ cdef class Tiles:
         cdef int threads = threads_for(strips)
         cdef double[:, ::1] room = np.zeros((threads, b * width))
         for c in prange(strips, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
-            self.solve_strip(&Y[0, 0] + c * width, r, min(width, r - c * width), &room[threadid(), 0], forward, backward)
+            self.solve_strip(&Y[0, 0] + c * width, r, min(width, r - c * width), &room[threadid(), 0], forward,
+                             backward)
         return out
 
     cdef void solve_strip(self, double *Y, Py_ssize_t ld, Py_ssize_t r, double *room, bint forward,

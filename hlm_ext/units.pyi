@@ -19,3 +19,6 @@ def unit_statistics(
     columns: _Codes,
     size: int,
 ) -> list[_Array]: ...
+def plan_batches(
+    sizes: _Codes, chunks: int, chunk_room: int, batch_room: int
+) -> tuple[_Codes, _Codes, _Codes, int]: ...

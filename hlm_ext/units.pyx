@@ -1,6 +1,6 @@
 """Statistics of the peeled part of a crossed design: of each top unit with all below it, from rows of engine columns.
 
-A top unit meets few of the core's columns. Its statistics are kept over those alone: for each level l of a peeled factor k
+A top unit meets few of the core's columns. Its statistics are kept over those alone, for each level l of factor k:
 
     Z_kl'[Z_k, Z_k+1, …, core columns met by the unit, X, y]
 
@@ -71,9 +71,10 @@ def touched_columns(const Py_ssize_t[:, ::1] starts not None, const Py_ssize_t[:
 
 
 def unit_statistics(const double[:, ::1] rows not None, const Py_ssize_t[::1] order,
-                    const Py_ssize_t[::1] leaf_rows not None, list children not None, const Py_ssize_t[::1] widths not None,
-                    const Py_ssize_t[:, ::1] starts not None, const Py_ssize_t[::1] core_widths not None,
-                    const Py_ssize_t[::1] offsets not None, const Py_ssize_t[::1] columns not None, Py_ssize_t size):
+                    const Py_ssize_t[::1] leaf_rows not None, list children not None,
+                    const Py_ssize_t[::1] widths not None, const Py_ssize_t[:, ::1] starts not None,
+                    const Py_ssize_t[::1] core_widths not None, const Py_ssize_t[::1] offsets not None,
+                    const Py_ssize_t[::1] columns not None, Py_ssize_t size):
     """Sum the cross-products of each level of the peeled factors over the columns that its unit meets.
 
     Parameters
@@ -160,3 +161,49 @@ cdef inline Py_ssize_t first_column(const Py_ssize_t[::1] widths, Py_ssize_t c) 
     for k in range(c):
         at += widths[k]
     return at
+
+
+def plan_batches(const Py_ssize_t[::1] sizes not None, Py_ssize_t chunks, Py_ssize_t chunk_room, Py_ssize_t batch_room):
+    """Cut units into chunks, and chunks into batches, by the room that each unit takes.
+
+    Parameters
+    ----------
+    sizes : (units,) intp
+        Doubles that a unit takes.
+    chunks : int
+        Most chunks in a batch.
+    chunk_room, batch_room : int
+        Doubles after which a chunk, or a batch, ends (a unit that takes more has one of its own).
+
+    Returns
+    -------
+    cuts : (chunks in all + 1,) intp
+        First unit of each chunk.
+    batches : (batches + 1,) intp
+        First chunk of each batch.
+    places : (units + 1,) intp
+        Where each unit's room begins in that of its batch.
+    room : int
+        Doubles that the largest batch takes, at least 1.
+    """
+    cdef Py_ssize_t u, used = 0, in_batch = 0, most = 1, first = 0, made = 0, began = 0, units = sizes.shape[0]
+    cdef Py_ssize_t[::1] place = np.zeros(units + 1, dtype=np.intp)
+    cuts, batches = [0], [0]
+    for u in range(units):
+        if u > first and used + sizes[u] > chunk_room:
+            first = u
+            used = 0
+            cuts.append(u)
+            made += 1
+            if made - began >= chunks or in_batch + sizes[u] > batch_room:
+                began = made
+                in_batch = 0
+                batches.append(made)
+        place[u] = in_batch
+        used += sizes[u]
+        in_batch += sizes[u]
+        most = max(most, in_batch)
+    if units:
+        cuts.append(units)
+        batches.append(made + 1)
+    return np.array(cuts, dtype=np.intp), np.array(batches, dtype=np.intp), np.asarray(place), most

@@ -6,7 +6,7 @@ import pytest
 
 import hlm
 
-from .dense import STRUCTURES, make_case, structure
+from .dense import CROSSED, STRUCTURES, make_case, make_crossed, structure
 
 
 def fitted(name: str, **options: object) -> tuple[object, hlm.Fit]:
@@ -233,14 +233,45 @@ def test_errors_name_what_is_wrong(change: object, error: type[Exception], messa
         hlm.Model.from_arrays(a["y"], a["X"], random, weights=a["weights"], names=a["names"]).fit()
 
 
-def test_crossed_factors_are_refused_by_name() -> None:
+@pytest.mark.parametrize("name", CROSSED)
+@pytest.mark.parametrize("reml", [True, False], ids=["REML", "ML"])
+def test_crossed_designs_by_every_method(name: str, reml: bool) -> None:
+    """Newton, Fisher scoring and ECME end at one optimum, and the criterion is that of dense algebra there."""
+    case = structure(name)
+    model = case.model()
+    fit = model.fit(reml=reml)
+    assert fit.converged
+    assert fit.criterion == pytest.approx(case.criterion(fit.theta.to_numpy(), reml), rel=1e-11)
+    assert model.fit(reml=reml, method="fisher").criterion == pytest.approx(fit.criterion, abs=1e-6)
+    em = model.fit(reml=reml, method="ecme", accelerate=True)
+    assert em.criterion == pytest.approx(fit.criterion, abs=1e-3 if fit.is_singular else 1e-6)
+    modes, covariances = case.posterior(fit.theta.to_numpy(), beta_known=False)
+    for k, (mode, covariance) in enumerate(zip(modes, covariances, strict=True)):
+        np.testing.assert_allclose(fit.random_effects[f"f{k}"], mode, rtol=1e-6, atol=1e-7)
+        got = fit.random_effects_cov[f"f{k}"] / fit.sigma**2
+        np.testing.assert_allclose(got, covariance, rtol=1e-6, atol=1e-8)
+
+
+def test_a_sparse_core_ends_at_the_same_optimum() -> None:
+    case = make_crossed([1, 1], [300, 250], 2, 1, 900)
+    model = case.model()
+    dense, sparse = model.fit(core="dense"), model.fit(core="sparse")
+    assert dense.converged
+    assert sparse.converged
+    assert sparse.criterion == pytest.approx(dense.criterion, abs=1e-8)
+    np.testing.assert_allclose(sparse.theta, dense.theta, rtol=1e-5)
+    assert model.fit(core="sparse", method="fisher").criterion == pytest.approx(dense.criterion, abs=1e-7)
+    with pytest.raises(hlm.DataError, match="core must be one of"):
+        model.fit(core="iterative")
+
+
+def test_numbers_that_start_anew_are_pointed_out() -> None:
+    """Class 1 of one school is not class 1 of another; the summary says how to write that."""
     rng = np.random.default_rng(0)
-    terms = [hlm.Random(np.arange(60) % 10, name="class"), hlm.Random(np.arange(60) // 20, name="school")]
-    with pytest.raises(
-        hlm.DesignError, match="'class' is not nested in 'school': its level 0 occurs in 0 and in 1"
-    ) as caught:
-        hlm.Model.from_arrays(rng.normal(size=60), np.ones((60, 1)), terms).fit()
-    assert caught.value.column == "class"
+    terms = [hlm.Random(np.arange(60) // 4 % 5, name="class"), hlm.Random(np.arange(60) // 20, name="school")]
+    text = hlm.Model.from_arrays(rng.normal(size=60), np.ones((60, 1)), terms).fit().summary()
+    assert "crossed: class with school" in text
+    assert "(school/class)" in text
 
 
 def test_response_constant_within_groups_has_no_maximum() -> None:

@@ -77,8 +77,7 @@ def test_nested_levels_are_pairs(data: pd.DataFrame) -> None:
 
 
 def test_reused_class_numbers_are_pointed_out(data: pd.DataFrame) -> None:
-    with pytest.raises(hlm.DesignError, match=r"'school' is not nested in 'class'.*write \(class/school\)"):
-        hlm.Model("y ~ x + (1 | school) + (1 | class)", data).fit()
+    assert "(school/class)" in str(hlm.Model("y ~ x + (1 | school) + (1 | class)", data).fit())
 
 
 def test_predict(data: pd.DataFrame) -> None:

@@ -89,7 +89,9 @@ def certify(criterion: Criterion, template: Template, information: str = "observ
     gradient, hessian = criterion.derivatives(information)
     _, _, decrement, lowest, _ = trust_region_step(gradient, hessian, 1e6)
     relative = float(np.abs(gradient * criterion.theta).max())
-    return Certificate(float(decrement), relative, _outward(criterion, template, information == "observed")[0], float(lowest))
+    return Certificate(
+        float(decrement), relative, _outward(criterion, template, information == "observed")[0], float(lowest)
+    )
 
 
 def escape(criterion: Criterion, template: Template, information: str = "observed") -> Vector | None:

@@ -60,7 +60,7 @@ class Template:
         return out
 
     def lifted(self, theta: Matrix) -> Matrix:
-        """Return θ with D = I for each block that has a direction without variance at `theta`, as it is for the others."""
+        """Return θ with D = I for each block that has a direction without variance at `theta`; the rest is kept."""
         matrices = self.factors_of(theta)
         for factor, L in zip(self.factors, matrices, strict=True):
             for block in factor.blocks:

@@ -100,8 +100,11 @@ class Problem:
         )
 
 
-def make_problem(design: Design) -> Problem:
-    """Gather the statistics of a design and change them to the coordinates of the engine."""
+def make_problem(design: Design, core: str = "auto") -> Problem:
+    """Gather the statistics of a design and change them to the coordinates of the engine.
+
+    `core` is the factorisation of the core of a crossed design: "auto", "dense" or "sparse".
+    """
     statistics = gather(design)
     order = statistics.hierarchy.factors
     factors = [design.factors[k] for k in order]
@@ -111,5 +114,5 @@ def make_problem(design: Design) -> Problem:
         rows = statistics.rows(coordinates.basis)
         if statistics.weights is not None:
             rows *= np.sqrt(statistics.weights)[:, None]
-        crossed = crossed_statistics(rows, factors, statistics.hierarchy, "auto")
+        crossed = crossed_statistics(rows, factors, statistics.hierarchy, core)
     return Problem(design, statistics, coordinates, make_template(design.factors, order), crossed)

@@ -20,12 +20,13 @@ from hlm_ext.units import touched_columns, unit_statistics
 
 Matrix = npt.NDArray[np.float64]
 
+SOLVERS = ("auto", "dense", "sparse")
 # Columns of a core up to which Newton's method uses exact second derivatives, and above which the certificate does not.
 EXACT_BELOW = 256
 AVERAGE_ABOVE = 4096
 # A core with fewer columns is dense: its factorisation takes less time than looking for a better order.
 ALWAYS_DENSE = 512
-# Sparse must save this part of the arithmetic of the dense factor, since the exact Hessian is to be had with that one only.
+# Sparse must save this part of the arithmetic of the dense factor: only that one gives exact second derivatives.
 SPARSE_GAIN = 0.5
 
 
@@ -131,7 +132,14 @@ def crossed_statistics(rows: Matrix, factors: list[Factor], hierarchy: Hierarchy
                 cross[place + i, x] = np.bincount(factor.codes, rows[:, at] * tail[:, x], factor.size)
             at += 1
     return CrossedStatistics(
-        stats, offsets, columns, (layout.rows, layout.cols, layout.side), layout.positions, index, values, cross,
+        stats,
+        offsets,
+        columns,
+        (layout.rows, layout.cols, layout.side),
+        layout.positions,
+        index,
+        values,
+        cross,
         tail.T @ tail,
     )
 
@@ -164,8 +172,6 @@ class Layout:
         Columns of a tile.
     rows, cols : (T,) intp
         Tiles, sorted by column and then by row.
-    size : int
-        Columns in all, those that only fill up a tile included.
     """
 
     positions: list[Codes]
@@ -175,6 +181,7 @@ class Layout:
 
     @property
     def size(self) -> int:
+        """Columns in all, those that only fill up a tile included."""
         return self.side * (int(self.cols[-1]) + 1)
 
     def tile_index(self) -> Codes:
@@ -244,8 +251,8 @@ def _band_order(graph: sparse.csr_array) -> Codes:
     degree = np.diff(graph.indptr)
     hub = degree > max(64.0, 10 * float(np.median(degree)))
     rest = np.flatnonzero(~hub)
-    inner = reverse_cuthill_mckee(sparse.csr_matrix(graph[rest][:, rest]), symmetric_mode=True)
-    return np.r_[rest[inner], np.flatnonzero(hub)].astype(np.intp)
+    inner: Codes = reverse_cuthill_mckee(sparse.csr_matrix(graph[rest][:, rest]), symmetric_mode=True)
+    return np.concatenate([rest[inner], np.flatnonzero(hub)]).astype(np.intp)
 
 
 def _fill(graph: sparse.csr_array, tile_of: Codes) -> tuple[Codes, Codes, float]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.criterion import Problem, make_problem
+from hlm.crossed import SOLVERS
 from hlm.design import Column, Design, Factor, as_float, check_design, code_column, merge_factors
 from hlm.errors import DataError, DataTypeError, HLMError, RankDeficientWarning
 from hlm.estimation import estimate
@@ -130,7 +131,13 @@ class Model:
         return self._reader.formula.text if self._reader is not None else None
 
     def fit(
-        self, *, reml: bool = True, method: str = "newton", max_iter: int | None = None, accelerate: bool = False
+        self,
+        *,
+        reml: bool = True,
+        method: str = "newton",
+        max_iter: int | None = None,
+        accelerate: bool = False,
+        core: str = "auto",
     ) -> Fit:
         """Estimate the model.
 
@@ -145,6 +152,9 @@ class Model:
             Most iterations: 200 for Newton and Fisher scoring, 20,000 steps for EM.
         accelerate : bool
             SQUAREM acceleration of the EM algorithms; the criterion still never rises.
+        core : {"auto", "dense", "sparse"}
+            Factorisation of what crossed factors leave; "auto" takes the one that counts say is cheaper. Both end at
+            the same optimum; a nested design has no core.
 
         Returns
         -------
@@ -152,6 +162,8 @@ class Model:
 
         Raises
         ------
+        DataError
+            For an unknown method or core.
         DataTypeError
             If `reml` or `accelerate` is not a truth value.
         DegenerateError
@@ -161,7 +173,10 @@ class Model:
             if not isinstance(value, (bool, np.bool_)):
                 raise DataTypeError(f"{name} must be True or False, got {value!r}")
         reml, accelerate = bool(reml), bool(accelerate)
-        return Fit(self, self.problem, estimate(self.problem, reml, method, max_iter, accelerate), reml, method)
+        if core not in SOLVERS:
+            raise DataError(f"core must be one of {', '.join(map(repr, SOLVERS))}, got {core!r}")
+        problem = self.problem if core == "auto" else make_problem(self.design, core)
+        return Fit(self, problem, estimate(problem, reml, method, max_iter, accelerate), reml, method)
 
     def new_rows(self, new: Any) -> tuple[list[Column], list[Column], pd.Index]:
         """Return fixed columns and offset of new rows, and their index; see `Fit.predict`."""

@@ -54,7 +54,6 @@ class Coordinates:
     """
 
     blocks: list[Matrix]
-    basis: Matrix
     total: Matrix
     basis: Matrix
     kept: npt.NDArray[np.bool_]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from hlm_ext.structure import appearance, compact_codes, first_rows, parents, sort_rows
+
+if TYPE_CHECKING:
+    from hlm.design import Factor
 
 Codes = npt.NDArray[np.intp]
 
@@ -176,3 +181,22 @@ def _best_depth(codes: list[Codes], sizes: list[int], widths: list[int], chain: 
             fronts += widths[k] * float((np.bincount(inside, minlength=len(met)) * met**2).sum())
         costs.append(fronts + sum(sizes[k] * widths[k] for k in left) ** 3 / 3)
     return int(np.argmin(costs)) + 1
+
+
+def reused_ids(factors: Sequence[Factor]) -> list[tuple[str, str]]:
+    """Return pairs (inner, outer) of crossed factors where `inner` looks numbered anew in each level of `outer`.
+
+    That is: whole numbers, and in nine of ten levels of `outer` exactly the first few of them, as when class 1 of one
+    school is not class 1 of another.
+    """
+    out = []
+    for inner, outer in permutations(factors, 2):
+        if not pd.api.types.is_integer_dtype(inner.labels):
+            continue
+        pairs = np.unique(outer.codes * inner.size + inner.codes)
+        counts = np.bincount(pairs // inner.size, minlength=outer.size)
+        last = np.zeros(outer.size, dtype=np.intp)
+        np.maximum.at(last, pairs // inner.size, pairs % inner.size)
+        if counts.sum() > inner.size and np.mean(last + 1 == counts) >= 0.9:
+            out.append((inner.name, outer.name))
+    return out

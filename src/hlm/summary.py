@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from hlm.structure import reused_ids
+
 if TYPE_CHECKING:
     from hlm.fit import Fit
 
@@ -61,9 +63,16 @@ def _structure_section(fit: Fit) -> Section:
         section.rows.append(
             [factor.name, str(factor.size), str(sizes.min()), f"{np.median(sizes):g}", str(sizes.max())]
         )
-    if len(hierarchy.factors) > 1:
-        names = [fit.model.design.factors[k].name for k in hierarchy.factors]
-        section.lines.append("nested: rows in " + " in ".join(names))
+    factors = [fit.model.design.factors[k] for k in hierarchy.factors]
+    if hierarchy.peeled > 1:
+        section.lines.append("nested: rows in " + " in ".join(factor.name for factor in factors[: hierarchy.peeled]))
+    if not hierarchy.is_nested:
+        section.lines.append("crossed: " + " with ".join(factor.name for factor in factors[hierarchy.peeled - 1 :]))
+    for inner, outer in reused_ids(factors):
+        section.lines.append(
+            f"each '{outer}' has '{inner}' numbered from the same first ones: if these are ids of its own, write "
+            f"({outer}/{inner})"
+        )
     return section
 
 

@@ -49,10 +49,10 @@ def test_a_singular_covariance_is_an_ordinary_point(name: str, which: str, reml:
     np.testing.assert_allclose(products, expected, rtol=1e-9, atol=1e-10 * np.abs(expected).max())
     kernel.derivatives("average")
     s2, freedom = kernel.sigma2, kernel.freedom
-    average = np.array([[(v @ e) @ P @ (w @ e) for w in V] for v in V]) / s2 - np.outer(forms, forms) / (freedom * s2**2)
-    np.testing.assert_allclose(
-        kernel.second_derivatives, average, rtol=1e-8, atol=1e-10 * np.abs(average).max()
+    average = np.array([[(v @ e) @ P @ (w @ e) for w in V] for v in V]) / s2 - np.outer(forms, forms) / (
+        freedom * s2**2
     )
+    np.testing.assert_allclose(kernel.second_derivatives, average, rtol=1e-8, atol=1e-10 * np.abs(average).max())
     modes, covariances = kernel.effects(True)
     expected_modes, expected_covariances = case.posterior(theta, beta_known=False)
     for got, want in zip(modes + covariances, expected_modes + expected_covariances, strict=True):
