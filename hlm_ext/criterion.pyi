@@ -1,15 +1,15 @@
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
+from hlm_ext.failure import KernelError as KernelError
 from hlm_ext.forest import Forest
 
 _Array = npt.NDArray[np.float64]
 
-class KernelError(ArithmeticError):
-    reason: str
-    factor: int
-    level: int
-    column: int
+LOST: float
+LOST_PER_ROW: float
 
 class Criterion:
     forest: Forest
@@ -32,6 +32,8 @@ class Criterion:
         entries: npt.NDArray[np.intp],
         coefficients: _Array,
         constant: float = 0.0,
+        rounding: float = 2.2e-16,
+        precise: Callable[[], Forest] | None = None,
     ) -> None: ...
     @property
     def sigma2(self) -> float: ...
@@ -46,6 +48,7 @@ class Criterion:
     @property
     def second_derivatives(self) -> _Array: ...
     def value(self, theta: _Array) -> float: ...
+    def refine(self) -> None: ...
     def gradient(self) -> _Array: ...
     def derivatives(self, information: str = "observed") -> tuple[_Array, _Array]: ...
     def quadratic_forms(self) -> tuple[_Array, _Array, _Array]: ...

@@ -9,34 +9,16 @@ from libc.stdlib cimport free, malloc
 
 import numpy as np
 
+from hlm_ext.failure import KernelError  # no-cython-lint: raised here, to be caught by this name
+
+from hlm_ext.failure cimport raise_failure
 from hlm_ext.forest cimport Forest
 from hlm_ext.peel cimport cholesky
-from hlm_ext.status cimport NO_RESIDUAL, NOT_FINITE, NOT_POSITIVE, OK, Failure
+from hlm_ext.status cimport NO_RESIDUAL, NOT_POSITIVE, OK, Failure
 
 
-class KernelError(ArithmeticError):
-    """A kernel met numbers it cannot go on with.
-
-    Attributes
-    ----------
-    reason : str
-        "not finite", "not positive definite" or "no residual".
-    factor, level, column : int
-        Position of the block at fault (factors leaves first), -1 where it does not apply.
-    """
-
-    def __init__(self, reason, factor, level, column):
-        super().__init__(f"{reason} (factor {factor}, level {level}, column {column})")
-        self.reason = reason
-        self.factor = factor
-        self.level = level
-        self.column = column
-
-
-cdef raise_failure(Failure failure):
-    reasons = {<int> NOT_FINITE: "not finite", <int> NOT_POSITIVE: "not positive definite",
-               <int> NO_RESIDUAL: "no residual"}
-    raise KernelError(reasons[<int> failure.status], failure.factor, failure.level, failure.column)
+# What rounding may cost a value: this, and this for each row (or degree of freedom).
+LOST, LOST_PER_ROW = 1e-9, 1e-13
 
 
 cdef class Criterion:
@@ -58,12 +40,17 @@ cdef class Criterion:
         Λ[position] = base[position] + Σ coefficient · θ[index].
     constant : float
         Added to the value.
+    rounding : float
+        Relative rounding error of the statistics.
+    precise : callable, optional
+        Gives a `hlm_ext.roots.RootForest` of the same statistics. It is asked for once, as soon as a value would lose
+        too many digits with cross-products, and stays.
     """
 
     cdef readonly Forest forest
     cdef readonly Py_ssize_t m           # length of θ
     cdef readonly bint reml
-    cdef readonly double freedom, constant
+    cdef readonly double freedom, constant, rounding
     cdef readonly double residual        # r²: penalised residual sum of squares
     cdef readonly double logdet          # log|M|
     cdef readonly double logdet_x        # log|X'V⁻¹X|
@@ -80,8 +67,10 @@ cdef class Criterion:
     cdef double[:, ::1] trace, average, tangent, jacobian
     cdef Py_ssize_t[::1] entry_level, entry_row, entry_col
     cdef readonly object theta, post, outer, factor_x
+    cdef object precise
 
-    def __init__(self, Forest forest, double freedom, bint reml, base, entries, coefficients, double constant=0.0):
+    def __init__(self, Forest forest, double freedom, bint reml, base, entries, coefficients, double constant=0.0,
+                 double rounding=2.2e-16, precise=None):
         if forest is None:
             raise TypeError("forest must be a Forest, got None")
         if not freedom > 0:
@@ -91,6 +80,8 @@ cdef class Criterion:
         self.freedom = freedom
         self.reml = reml
         self.constant = constant
+        self.rounding = rounding
+        self.precise = precise
         self.base = np.ascontiguousarray(base, dtype=np.float64)
         self.entries = np.ascontiguousarray(entries, dtype=np.intp).reshape(-1, 2)
         self.coefficients = np.ascontiguousarray(coefficients, dtype=np.float64)
@@ -158,9 +149,8 @@ cdef class Criterion:
         KernelError
             If a block is not positive definite or the residual vanishes.
         """
-        cdef Py_ssize_t i, j, side = self.forest.p + 1
+        cdef Py_ssize_t i, side = self.forest.p + 1
         cdef Failure failure
-        cdef int failed
         if theta.shape[0] != self.m:
             raise ValueError(f"theta must have {self.m} entries, got {theta.shape[0]}")
         if self._stands_at(theta):
@@ -171,19 +161,11 @@ cdef class Criterion:
             self.packed[i] = self.base[i]
         for i in range(self.entries.shape[0]):
             self.packed[self.entries[i, 0]] += self.coefficients[i] * theta[self.entries[i, 1]]
-        self.forest.set_lambda(&self.packed[0])
-        failure = self.forest.factor_into(self.schur_view, &self.logdet)
+        failure = self._factor()
+        if self.precise is not None and (failure.status != OK or self._lost() > 0):
+            self.refine()
+            failure = self._factor()
         if failure.status != OK:
-            raise_failure(failure)
-        for i in range(side):
-            for j in range(i + 1):
-                self.chol[i, j] = self.schur_view[j, i]
-        failed = cholesky(side, &self.chol[0, 0], side)
-        if failed:
-            failure.status = NOT_POSITIVE
-            if failed == side and isfinite(self.schur_view[side - 1, side - 1]):
-                failure.status = NO_RESIDUAL
-            failure.column = failed - 1
             raise_failure(failure)
         self.residual = self.chol[side - 1, side - 1] ** 2
         self.logdet_x = 0
@@ -201,6 +183,45 @@ cdef class Criterion:
             if self.theta_view[i] != theta[i]:
                 return False
         return self.evaluations > 0
+
+    def refine(self):
+        """Go over to the forest of rotated rows, for good; see `precise`."""
+        if self.precise is not None:
+            self.forest = self.precise()
+            self.precise = None
+            self.evaluations += 1                    # what was read off the other forest is void
+            self.theta_view[:] = NAN
+
+    cdef Failure _factor(self) except *:
+        """Factor the forest and then S, whose Cholesky factor goes to `chol`."""
+        cdef Py_ssize_t i, j, side = self.forest.p + 1
+        cdef Failure failure
+        cdef int failed = 0
+        self.forest.set_lambda(&self.packed[0])
+        failure = self.forest.factor_into(self.schur_view, &self.logdet)
+        if failure.status != OK:
+            return failure
+        for i in range(side):
+            for j in range(i + 1):
+                self.chol[i, j] = self.forest.root[j, i] if self.forest.rooted else self.schur_view[j, i]
+        if not self.forest.rooted:
+            failed = cholesky(side, &self.chol[0, 0], side)
+        elif not self.chol[side - 1, side - 1] ** 2 > self.forest.floor:
+            failed = <int> side
+        if failed:
+            failure.status = NOT_POSITIVE
+            if failed == side and isfinite(self.schur_view[side - 1, side - 1]):
+                failure.status = NO_RESIDUAL
+            failure.column = failed - 1
+        return failure
+
+    cdef double _lost(self) noexcept:
+        """How much more of the value than allowed rounding may have taken where random effects explain the most."""
+        cdef Py_ssize_t i, p = self.forest.p
+        cdef double lost = self.freedom * self.forest.total_view[p, p] / self.chol[p, p] ** 2
+        for i in range(p):
+            lost += self.forest.total_view[i, i] / self.chol[i, i] ** 2
+        return self.rounding * lost - LOST_PER_ROW * self.freedom - LOST
 
     @property
     def sigma2(self):

@@ -26,11 +26,15 @@ cdef class Forest:
     cdef readonly object total           # (p + 1, p + 1): [X y]'[X y]
     cdef double[:, ::1] total_view
     cdef double[:, ::1] partial          # chunks x what a chunk returns
+    cdef readonly bint rooted            # whether `factor_into` leaves the Cholesky factor of S in `root`
+    cdef double[:, ::1] root             # (p + 1, p + 1) upper triangular
+    cdef readonly double floor           # a residual sum of squares up to this counts as none
 
     cdef Py_ssize_t _carve(self, Py_ssize_t k, Scratch *sc, double *room) noexcept
     cdef int ready(self, int threads) except -1
     cdef void set_lambda(self, const double *lam) noexcept
     cdef bint all_zero(self) noexcept
+    cdef Failure factor_chunks(self, double *logdet) except *
     cdef Failure factor_into(self, double[:, ::1] schur, double *logdet) except *
     cdef Failure moments_into(self, const double *e, const double *omega, bint omega_zero, bint second, bint exact,
                               double[::1] post, double[::1] outer, double[:, ::1] trace, double[:, ::1] average,

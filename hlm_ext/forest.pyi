@@ -9,4 +9,6 @@ class Forest:
     m: int
     packed: int
     total: _Array
+    rooted: bool
+    floor: float
     def __init__(self, blocks: list[_Array], children: list[npt.NDArray[np.intp]], total: _Array) -> None: ...

@@ -202,18 +202,14 @@ cdef class Forest:
             memcpy(lv.front, lv.stat, lv.J * lv.q * lv.w * sizeof(double))
         return True
 
-    cdef Failure factor_into(self, double[:, ::1] schur, double *logdet) except *:
-        """schur := S (upper triangle) = [X y]'V⁻¹[X y], logdet := log|M|, at the covariances set before."""
+    cdef Failure factor_chunks(self, double *logdet) except *:
+        """Eliminate all factors, chunk by chunk; `partial` gets what they leave, logdet := log|M|."""
         cdef Failure failure = Failure(OK, -1, -1, -1)
-        cdef Py_ssize_t side = self.p + 1, root = round_up(side), c, i, j
+        cdef Py_ssize_t c
         cdef int threads = threads_for(self.chunks)
         cdef Walk[MAX_CHUNKS] walks
         cdef Interrupt interrupt = Interrupt()
-        cdef double *into
         logdet[0] = 0
-        schur[:, :] = self.total_view
-        if self.all_zero():
-            return failure
         self.ready(threads)
         memset(walks, 0, self.chunks * sizeof(Walk))
         if threads == 1:
@@ -230,6 +226,21 @@ cdef class Forest:
             if walks[c].failure.status != OK:
                 return walks[c].failure
             logdet[0] += 2 * (walks[c].logdet + log(walks[c].product))
+        return failure
+
+    cdef Failure factor_into(self, double[:, ::1] schur, double *logdet) except *:
+        """schur := S (upper triangle) = [X y]'V⁻¹[X y], logdet := log|M|, at the covariances set before."""
+        cdef Failure failure = Failure(OK, -1, -1, -1)
+        cdef Py_ssize_t side = self.p + 1, root = round_up(side), c, i, j
+        cdef double *into
+        logdet[0] = 0
+        schur[:, :] = self.total_view
+        if self.all_zero():
+            return failure
+        failure = self.factor_chunks(logdet)
+        if failure.status != OK:
+            return failure
+        for c in range(self.chunks):
             into = &self.partial[c, 0]
             for i in range(side):
                 for j in range(i, side):

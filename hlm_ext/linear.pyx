@@ -1,6 +1,6 @@
 """Linear algebra of a few rows and columns, without the overhead of a general library."""
 
-from libc.math cimport fabs, hypot, log, sqrt
+from libc.math cimport hypot, sqrt
 from scipy.linalg.cython_lapack cimport dsyev
 
 import numpy as np
@@ -12,48 +12,69 @@ cdef int must_be_square(Py_ssize_t rows, Py_ssize_t columns) except -1:
     return 0
 
 
-def orthonormal(const double[:, ::1] gram not None, double aliased):
+cdef enum:
+    DROPPED = 0
+    KEPT = 1
+    OPEN = 2
+
+# A column of which less than this part of its sum of squares is left after those before it cannot be judged from
+# cross-products: they carry some 1e-16 of it as rounding, more where the columns before it depended on each other too.
+cdef double TELLING = 1e-8
+
+
+def orthonormal(const double[:, ::1] gram not None, const double[::1] floor=None):
     """Find W, upper triangular, that makes independent columns orthonormal: W'GW = I.
 
     Parameters
     ----------
     gram : (p, p) float64
         G = X'X.
-    aliased : float
-        A column is left out when no more than this part of its sum of squares is left after the columns before it.
+    floor : (p,) float64, optional
+        A column is dropped when no more than this is left of its sum of squares after the columns before it; 0 if None.
 
     Returns
     -------
-    kept : (p,) bool
-        Columns that are independent of those before them; r of them.
+    state : (p,) int8
+        1 for a column that is independent of those before it, 0 for one that is dropped, and 2 (open) for one of which
+        so little is left that the cross-products cannot tell. r columns are not dropped.
     W : (r, r) float64
-        X[:, kept] @ W has orthonormal columns. W is the inverse of the transposed Cholesky factor.
+        X[:, state > 0] @ W has orthonormal columns; those of open ones have been relieved of the columns before them,
+        but not normalised, and later ones have not been relieved of them.
 
     Notes
     -----
     Modified Gram-Schmidt on the Gram matrix: later columns are judged against earlier ones, as statisticians expect.
     """
     cdef Py_ssize_t p = gram.shape[0], r = 0, i, j, c
-    cdef double s
+    cdef double s, least
     must_be_square(gram.shape[0], gram.shape[1])
-    kept = np.zeros(p, dtype=bool)
+    state = np.zeros(p, dtype=np.int8)
     factor = np.zeros((p, p))
-    cdef double[:, ::1] L = factor           # rows of kept columns only
+    cdef signed char[::1] mark = state
+    cdef double[:, ::1] L = factor           # rows of columns that are not dropped
     cdef Py_ssize_t[::1] place = np.zeros(p + 1, dtype=np.intp)
     for j in range(p):
+        least = floor[j] if floor is not None else 0.0
+        if not gram[j, j] > least:
+            continue
         for c in range(r):
             s = gram[j, place[c]]
             for i in range(c):
                 s -= L[r, i] * L[c, i]
-            L[r, c] = s / L[c, c]
+            L[r, c] = s / L[c, c] if mark[place[c]] == KEPT else 0.0
         s = gram[j, j]
         for c in range(r):
             s -= L[r, c] * L[r, c]
-        if gram[j, j] > 0 and s > aliased * gram[j, j]:
-            L[r, r] = sqrt(s)
-            place[r] = j
-            kept[j] = True
-            r += 1
+        if not s > TELLING * gram[j, j]:
+            mark[j] = OPEN
+            s = gram[j, j]
+        elif s > least:
+            mark[j] = KEPT
+        else:
+            continue
+        L[r, r] = sqrt(s)
+        place[r] = j
+        r += 1
     inverse = np.zeros((r, r))
     cdef double[:, ::1] W = inverse          # W = L⁻ᵀ: W[j, i] = (L⁻¹)[i, j]
     for j in range(r):
@@ -62,12 +83,13 @@ def orthonormal(const double[:, ::1] gram not None, double aliased):
             for c in range(j, i):
                 s -= L[i, c] * W[j, c]
             W[j, i] = s / L[i, i]
-    return kept, inverse
+    return state, inverse
 
 
 def orthonormal_basis(const double[:, ::1] total not None, const double[::1] mean not None,
-                      const double[::1] factor not None, const double[::1] multiple not None, Py_ssize_t constant,
-                      const Py_ssize_t[::1] places not None, double aliased, bint drop, bint shifted=True):
+                      const double[::1] factor not None, const double[::1] multiple not None,
+                      const double[::1] noise not None, Py_ssize_t constant, const Py_ssize_t[::1] places not None,
+                      double aliased, bint shifted=True):
     """Make columns orthonormal that are given by a pool of shifted and scaled ones.
 
     Parameters
@@ -77,35 +99,35 @@ def orthonormal_basis(const double[:, ::1] total not None, const double[::1] mea
     mean, factor : (C,) float64
     multiple : (C,) float64
         Value of a pool column that is constant (it is kept as 1), else 0.
+    noise : (C,) float64
+        Length of the rounding errors that the values of each pool column came with.
     constant : int
         Position of a constant column in the pool, -1 without one.
     places : (b,) intp
         Positions of the columns in the pool.
     aliased : float
-        See `orthonormal`.
-    drop : bool
-        Leave dependent columns out; if false, columns of which some are dependent are only scaled.
+        A column is dropped when what is left of it after those before it is no longer than this, in units of noise.
     shifted : bool
         Whether a constant column among the b may undo the shift of those after it. (Those before it are not shifted:
         whether they are aliased must not depend on it.)
 
     Returns
     -------
-    kept : (b,) bool
-        r columns are kept.
+    state : (b,) int8
+        See `orthonormal`; r columns are not dropped.
     B : (C, r) float64
-        pool @ B is orthonormal (or scaled to unit length).
+        pool @ B is orthonormal, but for open columns.
     back : (r, r) float64
-        kept columns = pool @ B @ back⁻¹: coefficients of the columns are back @ those of the basis.
+        columns that are not dropped = pool @ B @ back⁻¹: their coefficients are back @ those of the basis. Upper
+        triangular.
     at : int
-        Position among the kept ones of the constant column that undoes the shift, -1 without one.
-    logdet : float
-        -log|back|.
+        Position among those of the constant column that undoes the shift, -1 without one.
     """
     cdef Py_ssize_t C = mean.shape[0], b = places.shape[0], i, j, c, r, at = -1
-    cdef double s, logdet = 0
+    cdef double s
     cdef double[:, ::1] g = np.zeros((b, b))
-    cdef double[::1] own = np.zeros(b + 1), d = np.zeros(b + 1)     # part of 1 in each column, and its scale
+    # part of 1 in each column, its scale, and what is too little of it
+    cdef double[::1] own = np.zeros(b + 1), d = np.zeros(b + 1), floor = np.zeros(b)
     cdef Py_ssize_t[::1] place = np.zeros(b + 1, dtype=np.intp)
     for j in range(b):
         if not 0 <= places[j] < C:
@@ -121,6 +143,7 @@ def orthonormal_basis(const double[:, ::1] total not None, const double[::1] mea
     for j in range(b):
         if constant >= 0 and not (at >= 0 and j > at):
             own[j] = mean[places[j]] * factor[places[j]]
+        floor[j] = (aliased * noise[places[j]]) ** 2
     for i in range(b):
         for j in range(i + 1):
             s = total[place[i], place[j]]
@@ -131,19 +154,16 @@ def orthonormal_basis(const double[:, ::1] total not None, const double[::1] mea
                 s += own[i] * own[j] * total[constant, constant]
             g[i, j] = s
             g[j, i] = s
-    kept, W = orthonormal(g, aliased)
+    state, W = orthonormal(g, floor)
+    cdef const signed char[::1] mark = state
+    if at >= 0 and mark[at] != KEPT:         # earlier columns add up to it: it cannot carry the shift of the others
+        return orthonormal_basis(total, mean, factor, multiple, noise, constant, places, aliased, False)
     r = W.shape[0]
-    if r < b and not drop:
-        W = np.diag([1 / sqrt(g[j, j]) if g[j, j] > 0 else 1.0 for j in range(b)])
-        kept[:] = True
-        r = b
-    if drop and at >= 0 and not kept[at]:        # earlier columns add up to it: it cannot carry the shift of the others
-        return orthonormal_basis(total, mean, factor, multiple, constant, places, aliased, drop, False)
     B, back = np.zeros((C, r)), np.zeros((r, r))
     cdef double[:, ::1] basis = B, inverse = back, w = W
     cdef Py_ssize_t row = 0, top = -1
     for j in range(b):
-        if not kept[j]:
+        if mark[j] == DROPPED:
             continue
         if j == at:
             top = row
@@ -154,9 +174,8 @@ def orthonormal_basis(const double[:, ::1] total not None, const double[::1] mea
             inverse[row, c] += w[row, c] / d[j]
             if at >= 0 and j > at:
                 inverse[top, c] -= mean[places[j]] / (d[j] * d[at]) * w[row, c]
-        logdet += log(fabs(d[j])) - log(w[row, row])
         row += 1
-    return kept, B, back, top, logdet
+    return state, B, back, top
 
 
 def eigh(const double[:, :] matrix not None):

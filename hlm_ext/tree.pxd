@@ -26,6 +26,7 @@ cdef struct Level:
     const double *stat       # IN   J x q x w: cross-products of the rows of each level
     double *front            # OUT  J x q x w: the same after elimination of all descendants; = stat for leaves
     const Py_ssize_t *first  # J + 1: children of level l are first[l] .. first[l + 1] - 1 (NULL for leaves)
+    const double *root       # rotated rows where cross-products would cancel, see `hlm_ext.roots`; else NULL
     const double *lam        # q x q lower triangular Λ
     const double *cov        # q x q  D = Λ Λ'
 

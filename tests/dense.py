@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import mpmath
 import numpy as np
 import pandas as pd
 
@@ -58,6 +59,32 @@ class Case:
         value = np.linalg.slogdet(self.covariance(theta))[1] + (np.linalg.slogdet(S)[1] if reml else 0.0)
         r2 = residual @ inverse @ residual
         return float(value + freedom * (1 + np.log(2 * np.pi * r2 / freedom)))
+
+    def exact_criterion(self, theta: np.ndarray, reml: bool) -> float:
+        """`criterion` with 60 digits."""
+        with mpmath.workdps(60):
+            n, p = self.X.shape
+            X, y = mpmath.matrix(self.X.tolist()), mpmath.matrix(self.y.tolist())
+            V = mpmath.eye(n)
+            for Z, codes, L in zip(self.Z, self.codes, self.factors(theta), strict=True):
+                ZL = mpmath.matrix(Z.tolist()) * mpmath.matrix(L.tolist())
+                D = ZL * ZL.T
+                for i in range(n):
+                    for j in range(n):
+                        if codes[i] == codes[j]:
+                            V[i, j] += D[i, j]
+            root = mpmath.cholesky(V)
+            solved = [mpmath.lu_solve(root, X[:, j]) for j in range(p)] + [mpmath.lu_solve(root, y)]
+            S = mpmath.matrix(p + 1)
+            for i in range(p + 1):
+                for j in range(p + 1):
+                    S[i, j] = (solved[i].T * solved[j])[0]
+            chol = mpmath.cholesky(S)
+            freedom = n - p if reml else n
+            value = 2 * sum(mpmath.log(root[i, i]) for i in range(n))
+            if reml:
+                value += 2 * sum(mpmath.log(chol[i, i]) for i in range(p))
+            return float(value + freedom * (1 + mpmath.log(2 * mpmath.pi * chol[p, p] ** 2 / freedom)))
 
     def posterior(self, theta: np.ndarray, beta_known: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """û (J, q) and Cov(u - û)/σ² (J, q, q) of each factor, from the full covariance of all effects."""

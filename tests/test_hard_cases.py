@@ -15,9 +15,7 @@ pytestmark = pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="long
 # What the engine cannot do yet, by family; to be emptied.
 PENDING = {
     "crossed": "crossed factors have no core yet",
-    "near_perfect": "a tiny residual is not finished from the rows yet",
 }
-PENDING_VALUE = PENDING | {"near_collinear": "log|X'X| of nearly collinear columns is not finished from the rows yet"}
 
 
 def parameters(pending: dict[str, str], names: list[str] | None = None) -> list[object]:
@@ -75,7 +73,7 @@ def test_singular_flag(family: str) -> None:
     assert not [v for v in verdicts(family) if v.singular is not v.problem.is_singular]
 
 
-@pytest.mark.parametrize("family", parameters(PENDING_VALUE))
+@pytest.mark.parametrize("family", parameters(PENDING))
 def test_reported_criterion_is_that_of_the_reported_parameters(family: str) -> None:
     assert not [v for v in verdicts(family) if not v.reported <= 1]
 

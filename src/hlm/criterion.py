@@ -11,10 +11,11 @@ from hlm.covariance import Matrix, Template, make_template
 from hlm.crossed import CrossedStatistics, crossed_statistics, curvature
 from hlm.design import Design, Factor
 from hlm.errors import NumericalError, show
-from hlm.scaling import Coordinates, to_coordinates
+from hlm.scaling import NO_RESIDUAL, Coordinates, to_coordinates
 from hlm.statistics import Statistics, gather
 from hlm_ext.criterion import Criterion, KernelError
 from hlm_ext.forest import Forest
+from hlm_ext.roots import RootForest, leaf_roots
 from hlm_ext.structure import first_rows
 
 
@@ -26,6 +27,7 @@ class Problem:
     ----------
     design : Design
     statistics : Statistics
+        Those that `coordinates` start from: in the user's units, or gathered again from the rows.
     coordinates : Coordinates
     template : Template
     crossed : CrossedStatistics or None
@@ -76,8 +78,38 @@ class Problem:
             forest = self.crossed.forest(self.ordered, hierarchy)
         template = self.template
         return Criterion(
-            forest, freedom, reml, np.zeros(template.size), template.entries, np.ones(template.m), constant
+            forest,
+            freedom,
+            reml,
+            np.zeros(template.size),
+            template.entries,
+            np.ones(template.m),
+            constant,
+            self.coordinates.rounding,
+            self.precise_forest if template.m and self.crossed is None else None,
         )
+
+    def precise_forest(self) -> RootForest:
+        """Return a forest made from the rows, for values in which cross-products cancel.
+
+        Raises
+        ------
+        NumericalError
+            If random and fixed effects together reproduce the response.
+        """
+        coordinates, hierarchy = self.coordinates, self.statistics.hierarchy
+        above = hierarchy.children[0] if len(hierarchy.levels) > 1 else np.array([0, len(hierarchy.levels[0])])
+        roots, rests = leaf_roots(
+            self.statistics.rows(coordinates.basis),
+            hierarchy.rows,
+            hierarchy.first,
+            np.repeat(np.arange(len(above) - 1), np.diff(above)),
+            len(above) - 1,
+            self.ordered[0].width,
+            self.statistics.weights,
+        )
+        noise = NO_RESIDUAL * float(np.abs(coordinates.basis[:, -1]) @ self.statistics.noise)
+        return RootForest(coordinates.blocks, list(hierarchy.children), coordinates.total, roots, rests, noise * noise)
 
     def explain(self, error: KernelError) -> NumericalError:
         """Turn a kernel's failure into an error that names the group."""
@@ -108,7 +140,7 @@ def make_problem(design: Design, core: str = "auto") -> Problem:
     statistics = gather(design)
     order = statistics.hierarchy.factors
     factors = [design.factors[k] for k in order]
-    coordinates = to_coordinates(statistics, factors, design.response)
+    statistics, coordinates = to_coordinates(statistics, factors, design.response)
     crossed = None
     if not statistics.hierarchy.is_nested:
         rows = statistics.rows(coordinates.basis)

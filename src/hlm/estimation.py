@@ -18,6 +18,9 @@ from hlm_ext.criterion import Criterion, KernelError
 METHODS = ("newton", "fisher", "em", "ecme")
 # Times that a fit may leave a boundary point where the cone test shows a way down.
 ESCAPES = 5
+# Degrees of freedom beside those of all effects up to which a second optimum is looked for, and where.
+FEW = 100
+SIZES = [10.0 ** (j / 2) for j in range(-2, 14)]
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,9 @@ def _minimize(
         return trace, certify(criterion, template, final)
     information = search if method == "newton" else "expected"
     trace, certificate = _search(criterion, template, theta, information, search, max_iter or 200)
-    if template.is_singular(np.array(criterion.theta)):
-        # Small data can have a local minimum on the boundary beside a lower one inside: look from inside too.
+    for start in _other_starts(problem, criterion):
         found, value = np.array(criterion.theta), criterion.last
-        second, other = _search(criterion, template, template.lifted(found), information, search, max_iter or 200)
+        second, other = _search(criterion, template, start, information, search, max_iter or 200)
         if criterion.last < value - 1e-9:
             trace, certificate = second, other
         else:
@@ -88,6 +90,35 @@ def _minimize(
         trace.extend(newton.minimize(criterion, np.array(criterion.theta), final, max_iter or 200))
         certificate = certify(criterion, template, final)
     return trace, certificate
+
+
+def _other_starts(problem: Problem, criterion: Criterion) -> list[Vector]:
+    """Return starts from which another optimum may be found than the one where the criterion stands.
+
+    Small data can have a local minimum on the boundary beside a lower one inside: look from inside too. Where effects
+    take up nearly all degrees of freedom, there may be one at which they explain nearly everything: variances of all
+    sizes are tried for it, one factor at a time, and each is a start that is better than its neighbours.
+    """
+    template = problem.template
+    found = np.array(criterion.theta)
+    starts = [template.lifted(found)] if template.is_singular(found) else []
+    taken = problem.rank + sum(factor.size * factor.width for factor in template.factors)
+    if problem.design.nobs - taken <= FEW:
+        unit = template.theta_of([np.eye(factor.width) for factor in template.factors])
+        for k in range(len(template.factors)):
+            own = np.array([owner[0] == k for owner in template.owners])
+            points = [np.where(own, size * unit, found) for size in SIZES]
+            values = [np.inf, *(_value(criterion, point) for point in points), np.inf]
+            starts += [points[i] for i in range(len(points)) if values[i] > values[i + 1] < values[i + 2]]
+        criterion.value(found)
+    return starts
+
+
+def _value(criterion: Criterion, theta: Vector) -> float:
+    try:
+        return criterion.value(theta)
+    except KernelError:
+        return np.inf
 
 
 def _search(

@@ -2,6 +2,10 @@
 
 The optimiser only ever sees these coordinates, so results depend neither on units nor on offsets; every reported number
 is mapped back exactly.
+
+Cross-products square the condition of the columns. Where the first ones leave too few digits, the rows are put in the
+coordinates found and gathered again, until the digits are there (Cholesky QR, repeated; Yamamoto, Nakatsukasa,
+Yanagisawa and Fukaya 2015). Problems in good condition are gathered once.
 """
 
 from __future__ import annotations
@@ -14,20 +18,26 @@ import numpy.typing as npt
 
 from hlm.design import Factor
 from hlm.errors import NumericalError
-from hlm.statistics import Statistics
+from hlm.statistics import EPSILON, Statistics
+from hlm_ext.criterion import LOST, LOST_PER_ROW
 from hlm_ext.gather import transform
 from hlm_ext.linear import orthonormal_basis
 
 Matrix = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
 
-# A column is aliased when less than this part of its (centred) sum of squares is left after the columns before it;
-# cross-products carry about 1e-15 of it as noise.
-ALIASED = 1e-12
-# A constant is spanned when its part in a column is more than this of the column's size.
-SPANNED = 1e-6
-# The OLS residual sum of squares, relative to that of y, below which cross-products cannot tell it from zero.
-NO_RESIDUAL = 1e-14
+# A column of X is aliased when what is left of it after the columns before it is no longer than this, in units of the
+# rounding errors it came with: it was computed from them in a few hundred operations at most. 1e6 + N(0, 1) beside an
+# intercept has a thousand times as much left, and so has 1e12 + N(0, 1) still a little more.
+ALIASED = 1000.0
+# The same for the OLS residual of y: less than this is reproduced exactly. A response that is far from zero may have
+# little more, and every digit counts then.
+NO_RESIDUAL = 8.0
+# See `orthonormal`: less than this part of a sum of squares cannot be told from cross-products.
+TELLING = 1e-8
+# Passes over the rows. Each adds some four digits to what is left of a column, or clears up one column of a chain of
+# nearly dependent ones; what is open then is aliased.
+PASSES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +54,13 @@ class Coordinates:
     kept : (p,) bool
         Columns of X that are not aliased with earlier ones.
     beta_map : (r, r) float64, beta_shift : (r,) float64
-        β of the kept columns = beta_map @ (engine's β) + beta_shift.
+        β of the kept columns = beta_map @ (engine's β) + beta_shift; beta_map is upper triangular.
     effect_maps : list of (q_k, q_k) float64
         u in relative units = effect_map @ (engine's u); T = σ² effect_map D effect_map'.
     scale : float
         The user's σ = scale · engine's σ; also of residuals and u.
-    log_units : float
-        log|X'V⁻¹X| of the user less that of the engine.
+    rounding : float
+        Relative rounding error that cross-products of the engine's columns may carry.
     """
 
     blocks: list[Matrix]
@@ -61,121 +71,150 @@ class Coordinates:
     beta_shift: Matrix
     effect_maps: list[Matrix]
     scale: float
-    log_units: float
+    rounding: float
+
+    @property
+    def log_units(self) -> float:
+        """log|X'V⁻¹X| of the user less that of the engine."""
+        diagonal = np.abs(np.diag(self.beta_map))
+        return 2 * len(diagonal) * math.log(self.scale) - 2 * float(np.log(diagonal).sum())
+
+    def before(self, inner: Coordinates) -> Coordinates:
+        """Return the coordinates `inner`, which start from the engine's columns here, as those of the user's."""
+        kept = self.kept.copy()
+        kept[self.kept] = inner.kept
+        outer = self.beta_map[np.ix_(inner.kept, inner.kept)]
+        return Coordinates(
+            blocks=inner.blocks,
+            total=inner.total,
+            basis=inner.basis,
+            kept=kept,
+            beta_map=outer @ inner.beta_map,
+            beta_shift=outer @ inner.beta_shift + self.beta_shift[inner.kept],
+            effect_maps=[a @ b for a, b in zip(self.effect_maps, inner.effect_maps, strict=True)],
+            scale=self.scale * inner.scale,
+            rounding=inner.rounding,
+        )
 
 
-def _basis(s: Statistics, places: Places, drop: bool) -> tuple[npt.NDArray[np.bool_], Matrix, Matrix, int, float]:
-    return orthonormal_basis(s.total, s.mean, s.factor, s.multiple, s.constant, places, ALIASED, drop)
+def _random_basis(s: Statistics, k: int, factor: Factor, last: bool) -> tuple[Matrix, Matrix, bool]:
+    """Return B (C, q), the map u = map @ (engine's u) of a factor, and whether columns are open.
 
-
-def _random_basis(s: Statistics, k: int, factor: Factor) -> tuple[Matrix, Matrix]:
-    """Return B (C, q) and the map u = map @ (engine's u) of a factor; Z'Z averages to the identity over its levels.
-
-    A block whose columns are dependent is only scaled: its covariance is not unique, but the likelihood is.
+    Z'Z averages to the identity over the levels.
     """
     unit = math.sqrt(factor.size)
-    if len(factor.blocks) == 1:
-        _, B, back, _, _ = _basis(s, s.random[k], drop=False)
-        return unit * B, unit * back
     B, back = np.zeros((len(s.factor), factor.width)), np.zeros((factor.width, factor.width))
+    is_open = False
     for block in factor.blocks:
-        index = np.array(block)
-        _, basis, inverse, _, _ = _basis(s, s.random[k][index], drop=False)
-        B[:, index] = unit * basis
-        back[np.ix_(index, index)] = unit * inverse
-    return B, back
+        part = np.array(block)
+        state, basis, inverse, _ = orthonormal_basis(
+            s.total, s.mean, s.factor, s.multiple, s.noise, s.constant, s.random[k][part], ALIASED
+        )
+        if not (state == 1 if last else state > 0).all():
+            name = factor.effects[block[int(np.argmin(state == 1))]]
+            raise NumericalError(
+                f"'{name}' and other columns that vary over '{factor.name}' cannot be told apart: leave one out",
+                column=name,
+            )
+        is_open = is_open or bool((state == 2).any())
+        B[:, part] = unit * basis
+        back[np.ix_(part, part)] = unit * inverse
+    return B, back, is_open
 
 
-def _fixed_basis(s: Statistics) -> tuple[npt.NDArray[np.bool_], Matrix, Matrix, float, Matrix | None]:
-    """Return kept (p,), X (C, r), back (r, r), -log|back| and the coefficients (r,) of 1, or None.
-
-    pool · X is orthonormal and has the space of the kept columns; their coefficients are back @ those of the basis.
-    Where the columns span the constant, by a column of it or by all dummies of a factor, X has its shifted columns.
-    """
-    kept, X, back, at, logdet = _basis(s, s.fixed, drop=True)
-    if at >= 0:
-        return kept, X, back, logdet, (np.arange(len(back)) == at) / s.multiple[s.fixed[kept][at]]
-    spanned = _spanned_constant(s) if s.constant >= 0 and len(s.fixed) else None
-    return (kept, X, back, logdet, None) if spanned is None else spanned
-
-
-def _spanned_constant(s: Statistics) -> tuple[npt.NDArray[np.bool_], Matrix, Matrix, float, Matrix] | None:
-    """`_fixed_basis` for columns that add up to a constant without having one, or None if they do not.
-
-    The constant is put before them; the first column x = c₀ + Σ c_i x_i that this makes dependent though c₀ ≠ 0 can
-    stand for it: 1 = (x - Σ c_i x_i) / c₀.
-    """
-    kept, X, back, _, logdet = _basis(s, np.append(s.constant, s.fixed), drop=True)
-    for j in np.flatnonzero(~kept[1:]):
-        place = s.fixed[j]
-        c = back @ (X.T @ s.total[:, place]) / s.factor[place]
-        c[0] += s.mean[place] / s.multiple[s.constant]
-        if abs(c[0] * s.multiple[s.constant]) <= SPANNED * (abs(s.mean[place]) + 1 / s.factor[place]):
-            continue
-        own = kept[1:].copy()
-        own[j] = True
-        row = int(own[:j].sum())
-        P = np.insert(np.eye(len(c))[1:], row, 0.0, axis=0)
-        P[:, 0] = np.insert(-c[1:], row, 1.0) / c[0]
-        return own, X, P @ back, logdet + float(np.log(abs(c[0]))), P[:, 0] / s.multiple[s.constant]
-    return None
-
-
-def to_coordinates(statistics: Statistics, factors: list[Factor], response: str) -> Coordinates:
-    """Change statistics to the coordinates of the engine.
-
-    Parameters
-    ----------
-    statistics : Statistics
-    factors : list of Factor
-        In the order of the hierarchy.
-    response : str
-
-    Raises
-    ------
-    NumericalError
-        If the fixed part reproduces the response.
-    """
-    s = statistics
-    kept, X, beta_map, logdet, one = _fixed_basis(s)
+def _coordinates(s: Statistics, factors: list[Factor], response: str, last: bool) -> tuple[Coordinates, bool]:
+    """Return coordinates from cross-products, and whether these have too few digits; the last time open ones go."""
+    state, X, beta_map, at = orthonormal_basis(
+        s.total, s.mean, s.factor, s.multiple, s.noise, s.constant, s.fixed, ALIASED
+    )
+    kept = state > 0
+    sure = state[kept] == 1
+    if last and not sure.all():
+        kept, X, beta_map = state == 1, np.ascontiguousarray(X[:, sure]), beta_map[np.ix_(sure, sure)]
+        sure = sure[sure]
     y = np.zeros(len(s.factor))
     y[-1] = 1.0
-    if one is None and s.constant >= 0:
+    if at < 0 and s.constant >= 0:
         y[s.constant] += s.mean[-1] * s.factor[-1]
-    cross = X.T @ (s.total @ y)
+    cross = X.T @ (s.total @ y) * sure
     size = float(y @ s.total @ y)
     residual = y - X @ cross
     rss = float(residual @ s.total @ residual)
-    if not rss > NO_RESIDUAL * size:
+    noise = NO_RESIDUAL * float(np.abs(residual) @ s.noise)
+    few = not (sure.all() and rss > TELLING * size)
+    if not size > noise**2 or (not rss > noise**2 and (last or not few)):
         raise NumericalError(
             f"'{response}' is reproduced exactly by the fixed effects: nothing is left to model", column=response
         )
-    scale = math.sqrt(rss / s.n)
+    scale = math.sqrt(max(rss, TELLING * size) / s.n)
     right = [X, (residual / scale)[:, None]]
     maps: list[Matrix] = []
     bases: list[Matrix] = []
     for k, factor in enumerate(factors):
-        basis, back = _random_basis(s, k, factor)
+        basis, back, is_open = _random_basis(s, k, factor, last)
+        few = few or is_open
         bases.append(basis)
         maps.append(back)
-    total = np.eye(X.shape[1] + 1)
-    total[-1, -1] = s.n
-    blocks = _level_blocks(s, bases, np.hstack(right)) if s.hierarchy.is_nested else []
+    basis = np.hstack([*bases, *right])
+    growth = (basis * basis).T @ np.diag(s.total) / _sizes(factors, X.shape[1], s.n)
+    rounding = EPSILON * max(1.0, float(growth.max()))
+    few = few or rounding * s.n > LOST + LOST_PER_ROW * s.n
     unit = 1 / s.factor[-1]
     beta_shift = beta_map @ cross * unit
-    if one is not None:
-        beta_shift += s.mean[-1] * one
-    return Coordinates(
-        blocks=blocks,
+    if at >= 0:
+        beta_shift[at] += s.mean[-1] / s.multiple[s.fixed[kept][at]]
+    total = np.eye(X.shape[1] + 1)
+    total[-1, -1] = s.n
+    coordinates = Coordinates(
+        blocks=[] if (few and not last) or not s.hierarchy.is_nested else _level_blocks(s, bases, np.hstack(right)),
         total=total,
-        basis=np.hstack([*bases, *right]),
+        basis=basis,
         kept=kept,
         beta_map=beta_map * (scale * unit),
         beta_shift=beta_shift,
         effect_maps=maps,
         scale=float(scale * unit),
-        log_units=2 * logdet,
+        rounding=rounding,
     )
+    return coordinates, few
+
+
+def _sizes(factors: list[Factor], rank: int, n: int) -> Matrix:
+    """Sum of squares of each of the engine's columns."""
+    return np.array([float(f.size) for f in factors for _ in range(f.width)] + [1.0] * rank + [float(n)])
+
+
+def to_coordinates(s: Statistics, factors: list[Factor], response: str) -> tuple[Statistics, Coordinates]:
+    """Find the coordinates of the engine.
+
+    Parameters
+    ----------
+    s : Statistics
+        In the user's units.
+    factors : list of Factor
+        In the order of the hierarchy.
+    response : str
+
+    Returns
+    -------
+    statistics : Statistics
+        The ones that were given, or those that were gathered last where these had too few digits.
+    coordinates : Coordinates
+        The engine's columns are combinations of the pool of the returned statistics; the maps lead to the user's units.
+
+    Raises
+    ------
+    NumericalError
+        If the fixed part reproduces the response, or random columns are dependent.
+    """
+    coordinates, few = _coordinates(s, factors, response, last=False)
+    for count in range(1, PASSES):
+        if not few:
+            break
+        s = s.regather(coordinates.basis, [factor.width for factor in factors])
+        inner, few = _coordinates(s, factors, response, last=count == PASSES - 1)
+        coordinates = coordinates.before(inner)
+    return s, coordinates
 
 
 def _level_blocks(statistics: Statistics, bases: list[Matrix], fixed: Matrix) -> list[Matrix]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,7 @@ from hlm_ext.project import project
 
 Matrix = npt.NDArray[np.float64]
 
+EPSILON = float(np.finfo(np.float64).eps)
 # Squares of a spread below or of values above these are no normal numbers.
 SMALL, LARGE = 1.5e-154, 1e150
 
@@ -50,8 +53,10 @@ class Statistics:
         Products of the `selected` pool columns with all, per leaf; W ≥ C.
     selected : (Q,) intp
     hierarchy : Hierarchy
+    noise : (C,) float64
+        Length of the rounding errors that the values of each column came with, half a unit in the last digit or more.
     columns : tuple of (n,) float64
-        The columns of the pool as they are in the user's memory, y last.
+        The columns of the pool before shift and scale, y last.
     weights : (n,) float64 or None
         Precision weight times frequency.
     """
@@ -68,12 +73,47 @@ class Statistics:
     products: Matrix
     selected: npt.NDArray[np.intp]
     hierarchy: Hierarchy
+    noise: Matrix
     columns: tuple[Column, ...]
     weights: Column | None
 
     def rows(self, basis: Matrix) -> Matrix:
         """Return the (n, E) combinations pool @ basis of the rows, each correct to the last digit."""
         return project(Columns(self.columns), self.mean, self.factor, basis)
+
+    def regather(self, basis: Matrix, widths: list[int]) -> Statistics:
+        """Gather the combinations pool @ basis of the rows: a new pool, in which less is lost to rounding.
+
+        Parameters
+        ----------
+        basis : (C, E) float64
+            Columns of each factor, leaves first, then those of X, then y.
+        widths : list of int
+            Number of columns of each factor.
+        """
+        rows = self.rows(basis)
+        edges = np.cumsum([0, *widths])
+        places = np.arange(rows.shape[1])
+        shift, factor = np.zeros(len(places)), np.ones(len(places))
+        selected = places[: edges[-1] if len(self.selected) else 0]
+        columns = tuple(rows.T)
+        total, products = gather_products(
+            Columns(columns), self.hierarchy.rows, self.hierarchy.first, shift, factor, selected, self.weights
+        )
+        return replace(
+            self,
+            mean=shift,
+            factor=factor,
+            constant=-1,
+            multiple=shift,
+            fixed=places[edges[-1] : -1],
+            random=tuple(places[lo:hi] for lo, hi in pairwise(edges)),
+            total=total,
+            products=products,
+            selected=selected,
+            noise=self.noise @ np.abs(basis),
+            columns=columns,
+        )
 
 
 class _Pool:
@@ -133,12 +173,16 @@ def _check_constant(column: Column, name: str) -> None:
 def _shift_and_scale(mean: list[float], spread: list[float]) -> tuple[Matrix, Matrix, Matrix, int]:
     """Return shift, factor and constant value of each pool column (the last is y), and the place of a constant one.
 
-    Plain Python: the pool has a few columns, and a model of two of them should be fitted in microseconds.
+    Factors are powers of two, which round nothing, but for a constant, which becomes 1. Plain Python: the pool has few
+    columns, and a model of two of them should be fitted in microseconds.
     """
     multiple = [m if s == 0 else 0.0 for m, s in zip(mean, spread, strict=True)]
     multiple[-1] = 0.0  # a constant response is no constant column of the model
     constant = next((j for j, value in enumerate(multiple) if value != 0), -1)
-    factor = [1 / (value or s or 1.0) for value, s in zip(multiple, spread, strict=True)]
+    factor = [
+        1 / value if value else math.ldexp(1.0, -math.frexp(s or 1.0)[1])
+        for value, s in zip(multiple, spread, strict=True)
+    ]
     shift = [m if value == 0 and constant >= 0 else 0.0 for m, value in zip(mean, multiple, strict=True)]
     return np.array(shift), np.array(factor), np.array(multiple), constant
 
@@ -199,6 +243,8 @@ def gather(design: Design) -> Statistics:
         selected,
         weights,
     )
+    rows_weight = design.rows if weights is None else float(weights.sum())
+    noise = math.sqrt(rows_weight) * EPSILON * np.hypot(mean, spread) * np.abs(factor)
     return Statistics(
         n=design.nobs,
         log_weights=design.log_weights,
@@ -212,6 +258,7 @@ def gather(design: Design) -> Statistics:
         products=products,
         selected=selected,
         hierarchy=hierarchy,
+        noise=noise,
         columns=tuple(columns),
         weights=weights,
     )

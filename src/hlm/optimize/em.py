@@ -11,6 +11,7 @@ from hlm.covariance import Template
 from hlm.errors import NumericalError
 from hlm.optimize.trace import Trace, Vector
 from hlm_ext.criterion import Criterion
+from hlm_ext.trust_region import trust_region_step
 
 # Stop when Aitken's estimate of what is left to gain (deviance units) is below this.
 REMAINING = 1e-9
@@ -112,6 +113,7 @@ def minimize(
     trace.add(theta, value, 0.0)
     steps = 0
     last_gain = np.inf
+    due = 0
     while steps < max_iter:
         before, start = value, state
         state, value = _checked(em, state, value)
@@ -126,12 +128,21 @@ def minimize(
         rate = min(gain / last_gain, 0.999999) if 0 < last_gain < np.inf else 0.999999
         last_gain = gain
         if gain <= 0 or gain * max(rate, 0.5) / (1 - rate) < REMAINING:
-            trace.message = "nothing left to gain"
-            break
+            # steps of uneven length deceive Aitken: go on as long again if Newton's method expects more
+            due = due or 2 * steps
+            if gain <= 0 or steps >= due or _decrement(criterion) < REMAINING:
+                trace.message = "nothing left to gain"
+                break
     else:
         trace.message = f"no optimum within {max_iter} iterations"
     criterion.value(state[0])
     return trace
+
+
+def _decrement(criterion: Criterion) -> float:
+    """Return what a Newton step would gain where the criterion stands; infinite where there is no minimum near."""
+    _, _, decrement, lowest, _ = trust_region_step(*criterion.derivatives(), 1e6)
+    return float(decrement) if lowest > 0 else np.inf
 
 
 def _checked(em: EM, state: State, value: float) -> tuple[State, float]:

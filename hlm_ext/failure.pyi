@@ -1,0 +1,5 @@
+class KernelError(ArithmeticError):
+    reason: str
+    factor: int
+    level: int
+    column: int
