@@ -4,7 +4,7 @@
 coordinates of the statistics; the caller's `constant` carries what a change of units adds.
 """
 
-from libc.math cimport M_PI, NAN, isfinite, log
+from libc.math cimport M_PI, isfinite, log
 from libc.stdlib cimport free, malloc
 
 import numpy as np
@@ -68,6 +68,7 @@ cdef class Criterion:
     cdef Py_ssize_t[::1] entry_level, entry_row, entry_col
     cdef readonly object theta, post, outer, factor_x
     cdef object precise
+    cdef bint standing                   # whether `last` and what was factored belong to `theta`
 
     def __init__(self, Forest forest, double freedom, bint reml, base, entries, coefficients, double constant=0.0,
                  double rounding=2.2e-16, precise=None):
@@ -156,7 +157,8 @@ cdef class Criterion:
         if self._stands_at(theta):
             return self.last
         self.evaluations += 1
-        self.theta_view[:] = NAN                     # until all has gone well
+        self.standing = False                        # until all has gone well
+        self.theta_view[:] = theta
         for i in range(self.forest.packed):
             self.packed[i] = self.base[i]
         for i in range(self.entries.shape[0]):
@@ -173,7 +175,7 @@ cdef class Criterion:
             self.logdet_x += 2 * log(self.chol[i, i])
         self.last = (self.logdet + (self.logdet_x if self.reml else 0.0) + self.constant
                      + self.freedom * (1 + log(2 * M_PI * self.residual / self.freedom)))
-        self.theta_view[:] = theta
+        self.standing = True
         return self.last
 
     cdef bint _stands_at(self, const double[::1] theta) noexcept:
@@ -182,7 +184,7 @@ cdef class Criterion:
         for i in range(self.m):
             if self.theta_view[i] != theta[i]:
                 return False
-        return self.evaluations > 0
+        return self.standing
 
     def refine(self):
         """Go over to the forest of rotated rows, for good; see `precise`."""
@@ -190,7 +192,7 @@ cdef class Criterion:
             self.forest = self.precise()
             self.precise = None
             self.evaluations += 1                    # what was read off the other forest is void
-            self.theta_view[:] = NAN
+            self.standing = False
 
     cdef Failure _factor(self) except *:
         """Factor the forest and then S, whose Cholesky factor goes to `chol`."""

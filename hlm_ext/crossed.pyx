@@ -140,6 +140,8 @@ cdef class CrossedForest(Forest):
                 first = a == self.offsets[u]
                 if not (0 <= self.columns[a] < size and (first or self.columns[a - 1] < self.columns[a])):
                     raise ValueError(f"columns of unit {u} must be ascending positions in the core")
+                if not first and self.columns[a] // b == self.columns[a - 1] // b:
+                    continue                     # its tile has been looked at
                 for c in range(self.offsets[u], a):
                     if self.tiles.place[self.columns[a] // b, self.columns[c] // b] < 0:
                         raise ValueError(f"the tiles have no room for columns {self.columns[c]} and {self.columns[a]}")
@@ -182,8 +184,10 @@ cdef class CrossedForest(Forest):
     def __dealloc__(self):
         free(self.own_levels)
 
-    cdef int prepare(self, int threads) except -1:
-        """Scratch and levels for so many threads."""
+    cdef int open_batch(self, Py_ssize_t chunks, Walk *walks) except -1:
+        """Clear the walks; return the number of threads, with scratch and levels for each."""
+        cdef int threads = threads_for(chunks)
+        memset(walks, 0, BATCH * sizeof(Walk))
         self.ready(threads)
         if threads > self.threads_made:
             free(self.own_levels)
@@ -192,7 +196,7 @@ cdef class CrossedForest(Forest):
                 raise MemoryError
             self.spare = np.zeros(threads * self.spare_size + 1)
             self.threads_made = threads
-        return 0
+        return threads
 
     cdef void shape(self, Level *levels, Py_ssize_t unit) noexcept nogil:
         """Levels of one unit: the columns above are those of its ancestors, the core columns it meets, X and y."""
@@ -260,9 +264,7 @@ cdef class CrossedForest(Forest):
         for batch in range(self.batches.shape[0] - 1):
             lo = self.batches[batch]
             hi = self.batches[batch + 1]
-            threads = threads_for(hi - lo)
-            self.prepare(threads)
-            memset(walks, 0, BATCH * sizeof(Walk))
+            threads = self.open_batch(hi - lo, walks)
             for c in prange(lo, hi, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
                 if not interrupt.stop(threadid()):
                     self.factor_units_of(&walks[c - lo], c, threadid())
@@ -435,21 +437,18 @@ cdef class CrossedForest(Forest):
                               double[:, ::1] trace, double[:, ::1] average, W, W_cross, W_corner, double **effects,
                               double **covariances) except *:
         cdef Failure failure = Failure(OK, -1, -1, -1)
-        cdef Py_ssize_t batch, c, lo, hi, i, m2 = self.m * self.m
+        cdef Py_ssize_t batch, c, lo, hi, i
         cdef Walk[BATCH] walks
         cdef double[::1] e = root_e, shift = self.core.effects
         cdef double[:, :, ::1] N = self.core.N
         cdef double[:, ::1] spread = np.ascontiguousarray(self.core.spread), with_beta = np.ascontiguousarray(
             self.core.with_beta), omega = np.ascontiguousarray(root_omega)
-        cdef double *part
         cdef Interrupt interrupt = Interrupt()
         cdef int threads
         for batch in range(self.batches.shape[0] - 1):
             lo = self.batches[batch]
             hi = self.batches[batch + 1]
-            threads = threads_for(hi - lo)
-            self.prepare(threads)
-            memset(walks, 0, BATCH * sizeof(Walk))
+            threads = self.open_batch(hi - lo, walks)
             for c in range(hi - lo):
                 walks[c].second = second
                 walks[c].effects = effects
@@ -462,14 +461,7 @@ cdef class CrossedForest(Forest):
             for c in range(hi - lo):
                 if walks[c].failure.status != OK:
                     return walks[c].failure
-                part = &self.partial[c, 0]
-                for i in range(self.packed):
-                    post[i] += part[i]
-                    outer[i] += part[self.packed + i]
-                if second:
-                    for i in range(m2):
-                        (&trace[0, 0])[i] += part[2 * self.packed + i]
-                        (&average[0, 0])[i] += part[2 * self.packed + m2 + i]
+                self.add_sums(&walks[c], post, outer, trace, average)
             if second:
                 self.add_tangents(batch, W, W_cross, W_corner)
         if second:
@@ -494,15 +486,8 @@ cdef class CrossedForest(Forest):
         cdef Py_ssize_t unit, t, p = self.p, i, widest = self.levels[self.chain - 1].u
         cdef double *unit_e = &self.spare[thread * self.spare_size]
         cdef double *unit_omega = unit_e + (widest + 7) // 8 * 8
+        self.open_sums(walk, thread, part)
         walk.levels = self.own_levels + thread * self.chain
-        walk.scratch = self.scratch + thread * self.chain
-        walk.m = self.m
-        walk.last = self.chain - 1
-        memset(part, 0, (2 * self.packed + 2 * self.m * self.m) * sizeof(double))
-        walk.post = part
-        walk.outer = part + self.packed
-        walk.trace = part + 2 * self.packed
-        walk.average = walk.trace + self.m * self.m
         for unit in range(self.cuts[chunk], self.cuts[chunk + 1]):
             self.shape(walk.levels, unit)
             t = self.offsets[unit + 1] - self.offsets[unit]

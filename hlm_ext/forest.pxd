@@ -40,5 +40,8 @@ cdef class Forest:
                               double[::1] post, double[::1] outer, double[:, ::1] trace, double[:, ::1] average,
                               double[:, ::1] tangent, double **effects, double **covariances) except *
     cdef void factor_chunk(self, Walk *walk, Py_ssize_t chunk, Py_ssize_t thread, double *into) noexcept nogil
+    cdef void open_sums(self, Walk *walk, Py_ssize_t thread, double *part) noexcept nogil
+    cdef void add_sums(self, const Walk *walk, double[::1] post, double[::1] outer, double[:, ::1] trace,
+                       double[:, ::1] average) noexcept
     cdef void moments_chunk(self, Walk *walk, Py_ssize_t chunk, Py_ssize_t thread, double *part, const double *e,
                             const double *omega) noexcept nogil

@@ -264,7 +264,7 @@ cdef class Forest:
         `exact` trace may be left at zero, where it costs more than the rest; here it is always there.
         """
         cdef Failure failure = Failure(OK, -1, -1, -1)
-        cdef Py_ssize_t c, i, m2 = self.m * self.m, side2 = (self.p + 1) * (self.p + 1)
+        cdef Py_ssize_t c, i, side2 = (self.p + 1) * (self.p + 1)
         cdef int threads = threads_for(self.chunks)
         cdef Walk[MAX_CHUNKS] walks
         cdef Interrupt interrupt = Interrupt()
@@ -297,30 +297,39 @@ cdef class Forest:
         for c in range(self.chunks):
             if walks[c].failure.status != OK:
                 return walks[c].failure
-            part = &self.partial[c, 0]
-            for i in range(self.packed):
-                post[i] += part[i]
-                outer[i] += part[self.packed + i]
+            self.add_sums(&walks[c], post, outer, trace, average)
             if second:
-                part += 2 * self.packed
-                for i in range(m2):
-                    (&trace[0, 0])[i] += part[i]
-                    (&average[0, 0])[i] += part[m2 + i]
-                part += 2 * m2
+                part = walks[c].average + self.m * self.m
                 for i in range(self.m * side2):
                     (&tangent[0, 0])[i] += part[i]
         return failure
 
     cdef void moments_chunk(self, Walk *walk, Py_ssize_t chunk, Py_ssize_t thread, double *part, const double *e,
                             const double *omega) noexcept nogil:
+        self.open_sums(walk, thread, part)
         walk.levels = self.levels
-        walk.scratch = self.scratch + thread * self.depth
+        siblings(walk, self.depth - 1, self.bounds[chunk], self.bounds[chunk + 1], e, omega,
+                 walk.average + self.m * self.m)
+
+    cdef void open_sums(self, Walk *walk, Py_ssize_t thread, double *part) noexcept nogil:
+        """Point a walk's sums (packed post and outer, m x m trace and average) into `part`, all zero."""
+        walk.scratch = self.scratch + thread * self.chain
         walk.m = self.m
-        walk.last = self.depth - 1
+        walk.last = self.chain - 1
         memset(part, 0, (2 * self.packed + 2 * self.m * self.m) * sizeof(double))
         walk.post = part
         walk.outer = part + self.packed
         walk.trace = part + 2 * self.packed
         walk.average = walk.trace + self.m * self.m
-        siblings(walk, self.depth - 1, self.bounds[chunk], self.bounds[chunk + 1], e, omega,
-                 walk.average + self.m * self.m)
+
+    cdef void add_sums(self, const Walk *walk, double[::1] post, double[::1] outer, double[:, ::1] trace,
+                       double[:, ::1] average) noexcept:
+        """Add the sums of a walk to those of all."""
+        cdef Py_ssize_t i
+        for i in range(self.packed):
+            post[i] += walk.post[i]
+            outer[i] += walk.outer[i]
+        if walk.second:
+            for i in range(self.m * self.m):
+                (&trace[0, 0])[i] += walk.trace[i]
+                (&average[0, 0])[i] += walk.average[i]

@@ -18,54 +18,40 @@ cdef Py_ssize_t first_from(Patch patch, Py_ssize_t column) noexcept nogil:
     return low
 
 
+cdef inline void add_column(Tiles tiles, Py_ssize_t j, Patch patch, Py_ssize_t c, double u, const double *x, double v,
+                            const double *y, double *F, double *U) noexcept nogil:
+    """Column c of the patch, which lies in column j of tiles: F[a] += u x[a] + v y[a] for a ≥ c; the rest to U."""
+    cdef Py_ssize_t b = tiles.b, column = patch.met[c] - j * b, a = c, k, low
+    cdef double *tile
+    while a < patch.t:
+        k = patch.met[a] // b
+        tile = F + (tiles.place[k, j] - k) * b * b + column
+        while a < patch.t and patch.met[a] < (k + 1) * b:
+            tile[patch.met[a] * b] += u * x[a] + v * y[a]
+            a += 1
+        if k == j:                               # a diagonal tile has both triangles
+            tile = F + tiles.place[j, j] * b * b + column * b - j * b
+            for low in range(c + 1, a):
+                tile[patch.met[low]] += u * x[low] + v * y[low]
+    for a in range(patch.side):
+        U[patch.met[c] * patch.side + a] += u * x[patch.t + a] + v * y[patch.t + a]
+
+
 cdef void add_matrix(Tiles tiles, Py_ssize_t j, Patch patch, const double *block, Py_ssize_t ld, double sign, double *F,
                      double *U) noexcept nogil:
     """Column j of tiles of F, and U, += sign · the unit's matrix (upper triangle, row length ld)."""
-    cdef Py_ssize_t b = tiles.b, c = first_from(patch, j * b), a, k, low, stop = (j + 1) * b
-    cdef const double *row
-    cdef double *tile
-    while c < patch.t and patch.met[c] < stop:
-        row = block + c * ld
-        a = c
-        while a < patch.t:
-            k = patch.met[a] // b
-            tile = F + (tiles.place[k, j] - k) * b * b + patch.met[c] - j * b
-            low = a
-            while a < patch.t and patch.met[a] < (k + 1) * b:
-                tile[patch.met[a] * b] += sign * row[a]
-                a += 1
-            if k == j:                           # a diagonal tile has both triangles
-                tile = F + tiles.place[j, j] * b * b + (patch.met[c] - j * b) * b - j * b
-                for low in range(c + 1, a):
-                    tile[patch.met[low]] += sign * row[low]
-        for a in range(patch.side):
-            U[patch.met[c] * patch.side + a] += sign * row[patch.t + a]
+    cdef Py_ssize_t c = first_from(patch, j * tiles.b)
+    while c < patch.t and patch.met[c] < (j + 1) * tiles.b:
+        add_column(tiles, j, patch, c, sign, block + c * ld, 0.0, block + c * ld, F, U)
         c += 1
 
 
 cdef void add_product(Tiles tiles, Py_ssize_t j, Patch patch, const double *x, const double *y, double sign, double *F,
                       double *U) noexcept nogil:
     """`add_matrix` for the matrix (xy' + yx') / 2, which is never formed."""
-    cdef Py_ssize_t b = tiles.b, c = first_from(patch, j * b), a, k, low, stop = (j + 1) * b
-    cdef double *tile
-    cdef double u, v
-    while c < patch.t and patch.met[c] < stop:
-        u = 0.5 * sign * x[c]
-        v = 0.5 * sign * y[c]
-        a = c
-        while a < patch.t:
-            k = patch.met[a] // b
-            tile = F + (tiles.place[k, j] - k) * b * b + patch.met[c] - j * b
-            low = a
-            while a < patch.t and patch.met[a] < (k + 1) * b:
-                tile[patch.met[a] * b] += u * y[a] + v * x[a]
-                a += 1
-            if k == j:
-                tile = F + tiles.place[j, j] * b * b + (patch.met[c] - j * b) * b - j * b
-                for low in range(c + 1, a):
-                    tile[patch.met[low]] += u * y[low] + v * x[low]
-        for a in range(patch.side):
-            U[patch.met[c] * patch.side + a] += u * y[patch.t + a] + v * x[patch.t + a]
+    cdef Py_ssize_t c = first_from(patch, j * tiles.b)
+    while c < patch.t and patch.met[c] < (j + 1) * tiles.b:
+        add_column(tiles, j, patch, c, 0.5 * sign * y[c], x, 0.5 * sign * x[c], y, F, U)
         c += 1
 
 

@@ -99,6 +99,12 @@ cdef int level_rows(Walk *walk, Py_ssize_t k, Py_ssize_t l, double *rows) noexce
         scalar_row(lv, lv.front + l * lv.w, rows, &walk.product)
     else:
         failed = whitened_rows(lv, lv.front + l * lv.q * lv.w, walk.scratch[k].small, rows, &walk.product)
+    return close_level(walk, k, l, failed)
+
+
+cdef int close_level(Walk *walk, Py_ssize_t k, Py_ssize_t l, int failed) noexcept nogil:
+    """Keep the running product in range; return 0, or 1 with `walk.failure` filled (`failed`: 1 + column, or 0)."""
+    cdef Level *lv = &walk.levels[k]
     if failed or not isfinite(walk.product):
         walk.failure.status = NOT_FINITE if not isfinite(lv.front[l * lv.q * lv.w]) else NOT_POSITIVE
         walk.failure.factor = k

@@ -14,14 +14,15 @@ since V'(I + RDR')⁻¹V = U'U - E'E - U'ZΛ(I + Λ'Z'ZΛ)⁻¹Λ'Z'U: a sum, in
 all rows that it gets and goes on likewise; at the root they leave the Cholesky factor of S itself.
 """
 
-from libc.math cimport fabs, isfinite, log, sqrt
+from libc.math cimport fabs, isfinite, sqrt
 from libc.string cimport memcpy, memset
 
 import numpy as np
 
 from hlm_ext.forest cimport Forest
 from hlm_ext.partition cimport Interrupt
-from hlm_ext.status cimport NOT_FINITE, OK, Failure
+from hlm_ext.peel cimport close_level
+from hlm_ext.status cimport OK, Failure
 from hlm_ext.tree cimport PANEL_ROWS, Level, Scratch, Walk, hlm_axpy
 
 # Squares below this are left as they are: entries are of order one.
@@ -162,7 +163,6 @@ cdef int eliminate_roots(Walk *walk, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi,
     cdef const double *top
     cdef double *tri = sc.child_front
     cdef double *front
-    cdef int failed
     for l in range(lo, hi):
         if k == 0:
             top = lv.root + l * q * w
@@ -180,17 +180,9 @@ cdef int eliminate_roots(Walk *walk, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi,
             for i in range(q):
                 for c in range(i + 1):
                     hlm_axpy(w, tri[c * ld + i], tri + c * ld, front + i * w)
-        failed = rotate_level(lv, top, ld, sc, sc.panel + used * lv.ldu, &walk.product)
-        if failed or not isfinite(walk.product):
-            walk.failure.status = NOT_FINITE
-            walk.failure.factor = k
-            walk.failure.level = l
-            walk.failure.column = failed - 1 if failed else -1
+        if close_level(walk, k, l, rotate_level(lv, top, ld, sc, sc.panel + used * lv.ldu, &walk.product)):
             return 1
         used += q
-        if walk.product > 1e200:
-            walk.logdet += log(walk.product)
-            walk.product = 1
         if used + q > PANEL_ROWS:
             absorb(used, u, sc.panel, lv.ldu, into, lv.ldu, sc.solved)
             used = 0

@@ -3,7 +3,7 @@
 A matrix is an array (tiles, b, b) of the tiles on and below the diagonal that are not zero; a full pattern is a dense
 matrix, so dense and sparse are one code. All arithmetic on tiles is matrix products of fixed size b ≤ 64 by BLAS, which
 are too small for it to share among threads: the tiles are shared instead, and bits do not depend on the number of
-threads. (A 64-cubed product already runs at the full speed of a processor.)
+threads.
 """
 
 from cython.parallel cimport prange, threadid

@@ -99,7 +99,7 @@ def unit_statistics(const double[:, ::1] rows not None, const Py_ssize_t[::1] or
         peeled factors, the core columns of its unit, p + 1.
     """
     cdef Py_ssize_t d = widths.shape[0], factors = core_widths.shape[0], E = rows.shape[1], peeled = 0, cores = 0
-    cdef Py_ssize_t k, u, l, x, row, i, j, c, t, w, q, own, at, units = offsets.shape[0] - 1, tail
+    cdef Py_ssize_t k, u, l, x, row, i, j, c, t, w, q, z, own, at, units = offsets.shape[0] - 1, tail
     for k in range(d):
         peeled += widths[k]
     for k in range(factors):
@@ -144,23 +144,17 @@ def unit_statistics(const double[:, ::1] rows not None, const Py_ssize_t[::1] or
                         for j in range(own, peeled):
                             block[at + j - own] += rows[row, own + i] * rows[row, j]
                         at += peeled - own
+                        z = peeled
                         for c in range(factors):
                             for j in range(core_widths[c]):
-                                block[at + local[starts[row, c]] + j] += rows[row, own + i] * rows[
-                                    row, peeled + first_column(core_widths, c) + j]
+                                block[at + local[starts[row, c]] + j] += rows[row, own + i] * rows[row, z + j]
+                            z += core_widths[c]
                         at += t
                         for j in range(tail):
                             block[at + j] += rows[row, own + i] * rows[row, peeled + cores + j]
         out.append(stat)
         own += q
     return out
-
-
-cdef inline Py_ssize_t first_column(const Py_ssize_t[::1] widths, Py_ssize_t c) noexcept nogil:
-    cdef Py_ssize_t k, at = 0
-    for k in range(c):
-        at += widths[k]
-    return at
 
 
 def plan_batches(const Py_ssize_t[::1] sizes not None, Py_ssize_t chunks, Py_ssize_t chunk_room, Py_ssize_t batch_room):

@@ -12,20 +12,7 @@ from .hard_cases import WRONG, Verdict, digest, families, judge
 
 pytestmark = pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="long double is float64 on this platform")
 
-# What the engine cannot do yet, by family; to be emptied.
-PENDING = {
-    "crossed": "crossed factors have no core yet",
-}
-
-
-def parameters(pending: dict[str, str], names: list[str] | None = None) -> list[object]:
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(reason=pending[name], strict=False) if name in pending else ())
-        for name in names or families()
-    ]
-
-
-every = pytest.mark.parametrize("family", parameters(PENDING))
+every = pytest.mark.parametrize("family", families())
 # Several local optima on a handful of rows: only Newton, which looks for them, is held to the lowest.
 SEVERAL_OPTIMA = ["n_barely"]
 
@@ -41,7 +28,7 @@ def test_what_is_there() -> None:
     assert all(digest(problem) == problem.best["sha256"] for problems in families().values() for problem in problems)
 
 
-@pytest.mark.parametrize("family", families())
+@every
 def test_the_judge_agrees_with_the_values_on_file(family: str) -> None:
     for problem in families()[family]:
         best = problem.best
@@ -56,7 +43,6 @@ def test_right(family: str) -> None:
     assert not [v for v in bad if v.gap >= WRONG]  # none without a result among them
 
 
-@pytest.mark.xfail(bool(PENDING), reason="; ".join(PENDING.values()), strict=False)
 def test_right_in_all() -> None:
     assert sum(v.right for family in families() for v in verdicts(family)) >= 448
 
@@ -73,7 +59,7 @@ def test_singular_flag(family: str) -> None:
     assert not [v for v in verdicts(family) if v.singular is not v.problem.is_singular]
 
 
-@pytest.mark.parametrize("family", parameters(PENDING))
+@every
 def test_reported_criterion_is_that_of_the_reported_parameters(family: str) -> None:
     assert not [v for v in verdicts(family) if not v.reported <= 1]
 
@@ -88,7 +74,7 @@ def test_parameters(family: str) -> None:
 @pytest.mark.parametrize("method", ["fisher", "em", "ecme"])
 @pytest.mark.parametrize(
     "family",
-    parameters(PENDING, [name for name in families() if name not in SEVERAL_OPTIMA]),
+    [name for name in families() if name not in SEVERAL_OPTIMA],
 )
 def test_other_methods_reach_the_same_optimum(family: str, method: str) -> None:
     regular = [problem for problem in families()[family] if not problem.is_singular]

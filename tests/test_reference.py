@@ -18,14 +18,8 @@ value_tol = 1e-5  # relative, on parameters and variances
 mode_tol = 1e-4  # of the standard deviation of the effects
 
 pytestmark = pytest.mark.filterwarnings("ignore::hlm.RankDeficientWarning")
-CROSSED = pytest.mark.xfail(raises=hlm.DesignError, reason="crossed factors have no core yet", strict=False)
 
-
-def parameters(references: list[ReferenceModel]) -> list[object]:
-    return [pytest.param(one, id=str(one), marks=CROSSED if one.crossed else ()) for one in references]
-
-
-every = pytest.mark.parametrize("reference", parameters(models()))
+every = pytest.mark.parametrize("reference", models(), ids=str)
 # EM needs thousands of steps where a variance is nearly zero; these are the regular ones.
 REGULAR = [m for m in models() if not m.result["singular"] and m.result["n"] < 500]
 
@@ -157,7 +151,7 @@ def test_rows_and_predictions(reference: ReferenceModel) -> None:
 
 
 @pytest.mark.parametrize("method", ["fisher", "em", "ecme"])
-@pytest.mark.parametrize("reference", parameters(REGULAR))
+@pytest.mark.parametrize("reference", REGULAR, ids=str)
 def test_other_methods_reach_the_same_optimum(reference: ReferenceModel, method: str) -> None:
     result = reference.result
     model = hlm.Model(result["formula"], frame(reference.dataset), weights=result["weights"])

@@ -26,6 +26,8 @@ EXACT_BELOW = 256
 AVERAGE_ABOVE = 4096
 # A core with fewer columns is dense: its factorisation takes less time than looking for a better order.
 ALWAYS_DENSE = 512
+# Pairs of levels that meet in a unit, relative to all pairs, above which a sparse order is not looked for.
+CLIQUES = 0.2
 # Sparse must save this part of the arithmetic of the dense factor: only that one gives exact second derivatives.
 SPARSE_GAIN = 0.5
 
@@ -94,21 +96,15 @@ def crossed_statistics(rows: Matrix, factors: list[Factor], hierarchy: Hierarchy
         Factorisation of the core.
     """
     peeled, core = factors[: hierarchy.peeled], factors[hierarchy.peeled :]
-    level_starts = np.cumsum([0] + [factor.size for factor in core])
     unit_rows = hierarchy.first
     for children in hierarchy.children:
         unit_rows = unit_rows[children]
-    # which levels of the core each unit meets; then columns, once the levels have their places
-    levels = np.column_stack([factor.codes + start for factor, start in zip(core, level_starts, strict=False)])
-    ones = np.ones(len(core), dtype=np.intp)
-    met = touched_columns(
-        np.ascontiguousarray(levels), ones, int(level_starts[-1]), hierarchy.rows, np.ascontiguousarray(unit_rows)
-    )
-    layout = _lay_out(core, met, solver)
+    unit_rows = np.ascontiguousarray(unit_rows)
+    layout = _lay_out(core, hierarchy.rows, unit_rows, solver)
     starts = np.column_stack([place[factor.codes] for factor, place in zip(core, layout.positions, strict=True)])
     starts = np.ascontiguousarray(starts, dtype=np.intp)
     widths = np.array([factor.width for factor in core], dtype=np.intp)
-    offsets, columns = touched_columns(starts, widths, layout.size, hierarchy.rows, np.ascontiguousarray(unit_rows))
+    offsets, columns = touched_columns(starts, widths, layout.size, hierarchy.rows, unit_rows)
     stats = unit_statistics(
         rows,
         hierarchy.rows,
@@ -147,8 +143,7 @@ def crossed_statistics(rows: Matrix, factors: list[Factor], hierarchy: Hierarchy
 def curvature(statistics: CrossedStatistics) -> tuple[str, str]:
     """Return which second derivatives Newton's method and the certificate use.
 
-    Exact ones need the whole inverse of the core and products with it; average information needs neither, and converges
-    about as fast in designs of that size.
+    Exact ones need the whole inverse of the core and products with it; average information needs neither.
     """
     rows, cols, side = statistics.tiles
     count = int(cols[-1]) + 1
@@ -192,7 +187,7 @@ class Layout:
         return out
 
 
-def _lay_out(core: list[Factor], met: tuple[Codes, Codes], solver: str) -> Layout:
+def _lay_out(core: list[Factor], order: Codes | None, unit_rows: Codes, solver: str) -> Layout:
     """Dense, or sparse with a band order, whichever costs less (or what is asked for)."""
     widths = np.repeat([factor.width for factor in core], [factor.size for factor in core])
     side = _tile_side(int(widths.sum()), int(widths.max()))
@@ -200,7 +195,10 @@ def _lay_out(core: list[Factor], met: tuple[Codes, Codes], solver: str) -> Layou
     count = int(dense[1].max()) + 1
     cols, rows = np.triu_indices(count)
     whole = Layout(dense[0], side, rows.astype(np.intp), cols.astype(np.intp))
-    if solver == "dense" or (solver == "auto" and not _may_be_sparse(widths, met[0])):
+    if solver == "dense" or (solver == "auto" and len(widths) <= ALWAYS_DENSE):
+        return whole
+    met = _met_levels(core, order, unit_rows)
+    if solver == "auto" and float((np.diff(met[0]) ** 2).sum()) > CLIQUES * len(widths) ** 2:
         return whole
     graph = _graph(len(widths), met)
     positions, tile_of = _place(core, widths, _band_order(graph), side)
@@ -216,9 +214,12 @@ def _tile_side(columns: int, widest: int) -> int:
     return max(-(-columns // tiles) + 3 & ~3, widest)
 
 
-def _may_be_sparse(widths: Codes, offsets: Codes) -> bool:
-    pairs = float((np.diff(offsets) ** 2).sum())
-    return len(widths) > ALWAYS_DENSE and pairs < 0.2 * len(widths) ** 2
+def _met_levels(core: list[Factor], order: Codes | None, unit_rows: Codes) -> tuple[Codes, Codes]:
+    """Offsets and levels of the core, counted through, that each unit meets."""
+    starts = np.cumsum([0] + [factor.size for factor in core])
+    levels = np.column_stack([factor.codes + start for factor, start in zip(core, starts[:-1], strict=True)])
+    ones = np.ones(len(core), dtype=np.intp)
+    return touched_columns(np.ascontiguousarray(levels), ones, int(starts[-1]), order, unit_rows)
 
 
 def _place(core: list[Factor], widths: Codes, order: Codes, side: int) -> tuple[list[Codes], Codes]:

@@ -74,7 +74,7 @@ def _minimize(
         return trace, certify(criterion, template)
     theta = moment_start(criterion, template)
     if method in ("em", "ecme"):
-        trace = em.minimize(criterion, template, theta, method == "ecme", accelerate, max_iter or 20_000)
+        trace = em.minimize(criterion, template, theta, method == "ecme", accelerate, max_iter or 20_000, search)
         settle(criterion, template)
         return trace, certify(criterion, template, final)
     information = search if method == "newton" else "expected"

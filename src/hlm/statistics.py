@@ -187,6 +187,21 @@ def _shift_and_scale(mean: list[float], spread: list[float]) -> tuple[Matrix, Ma
     return np.array(shift), np.array(factor), np.array(multiple), constant
 
 
+def _check_columns(
+    design: Design, columns: list[Column], names: list[str], mean: Matrix, spread: Matrix, fixed: npt.NDArray[np.intp]
+) -> None:
+    """Check what the first look shows: values that cannot be squared, and a response that a fixed column reproduces."""
+    if not (np.isfinite(spread).all() and np.isfinite(mean).all()):
+        for column, name in zip(columns, names, strict=True):
+            _check_finite(column, name)
+    for column, name, size in zip(columns, names, spread.tolist(), strict=True):
+        if size < SMALL:
+            _check_constant(column, name)
+    if spread[-1] == 0 and any(spread[j] == 0 and mean[j] != 0 for j in fixed):
+        what = f"response '{design.response}'" + (" less its offset" if design.offset is not None else "")
+        raise DegenerateError(f"{what} is constant", column=design.response)
+
+
 def gather(design: Design) -> Statistics:
     """Gather the statistics of a design: a first look, then one pass over the rows.
 
@@ -212,15 +227,7 @@ def gather(design: Design) -> Statistics:
     ]
     columns = [*pool.columns, design.y]
     mean, spread = scan(Columns(columns))
-    if not (np.isfinite(spread).all() and np.isfinite(mean).all()):
-        for column, name in zip(columns, [*pool.names, design.response], strict=True):
-            _check_finite(column, name)
-    for column, name, size in zip(columns, [*pool.names, design.response], spread.tolist(), strict=True):
-        if size < SMALL:
-            _check_constant(column, name)
-    if spread[-1] == 0 and any(spread[j] == 0 and mean[j] != 0 for j in fixed):
-        what = f"response '{design.response}'" + (" less its offset" if design.offset is not None else "")
-        raise DegenerateError(f"{what} is constant", column=design.response)
+    _check_columns(design, columns, [*pool.names, design.response], mean, spread, fixed)
     same = _merge_equal(pool.columns, mean[:-1], spread[:-1])
     if same is not None:
         distinct, compact = np.unique(same, return_inverse=True)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from hlm_ext import partition
-from hlm_ext.criterion import KernelError
+from hlm_ext.criterion import Criterion, KernelError
+from hlm_ext.forest import Forest
 
 from ..dense import EVERY, Case, make_case, structure
 
@@ -227,3 +228,13 @@ def test_numbers_that_are_not_finite_name_the_level() -> None:
     with pytest.raises(KernelError) as failure:
         case.kernel(True).value(some_theta(case))
     assert (failure.value.reason, failure.value.factor, failure.value.level) == ("not finite", 0, 3)
+
+
+def test_a_failed_value_fails_again() -> None:
+    """Without θ every evaluation is at the same point: the one before must not stand in for one that failed."""
+    kernel = Criterion(
+        Forest([], [], np.zeros((2, 2))), 5, True, np.zeros(0), np.zeros((0, 2), dtype=np.intp), np.zeros(0)
+    )
+    for _ in range(2):
+        with pytest.raises(KernelError):
+            kernel.value(np.zeros(0))

@@ -86,6 +86,7 @@ def minimize(
     profiled: bool,
     accelerate: bool,
     max_iter: int,
+    information: str = "observed",
 ) -> Trace:
     """Run EM from `theta` (m,).
 
@@ -99,6 +100,8 @@ def minimize(
         SQUAREM: extrapolate two steps; a point that is not lower is thrown away, so the criterion still never rises.
     max_iter : int
         Most EM steps.
+    information : {"observed", "average"}
+        Second derivatives by which what is left to gain is judged.
 
     Raises
     ------
@@ -130,7 +133,7 @@ def minimize(
         if gain <= 0 or gain * max(rate, 0.5) / (1 - rate) < REMAINING:
             # steps of uneven length deceive Aitken: go on as long again if Newton's method expects more
             due = due or 2 * steps
-            if gain <= 0 or steps >= due or _decrement(criterion) < REMAINING:
+            if gain <= 0 or steps >= due or _decrement(criterion, information) < REMAINING:
                 trace.message = "nothing left to gain"
                 break
     else:
@@ -139,9 +142,9 @@ def minimize(
     return trace
 
 
-def _decrement(criterion: Criterion) -> float:
+def _decrement(criterion: Criterion, information: str) -> float:
     """Return what a Newton step would gain where the criterion stands; infinite where there is no minimum near."""
-    _, _, decrement, lowest, _ = trust_region_step(*criterion.derivatives(), 1e6)
+    _, _, decrement, lowest, _ = trust_region_step(*criterion.derivatives(information), 1e6)
     return float(decrement) if lowest > 0 else np.inf
 
 

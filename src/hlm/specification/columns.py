@@ -357,6 +357,7 @@ def _derive(expression: Expression, frame: pd.DataFrame, state: State) -> Array:
     inputs: dict[str, Array] = {}
 
     def column(name: Name) -> Array | float:
+        """Values of a name in the expression: a column of numbers, or pi where no column is called so."""
         if name.is_pi and not state.setdefault("pi", {"is_column": "pi" in frame.columns})["is_column"]:
             return math.pi
         if name.name not in inputs:
