@@ -174,6 +174,16 @@ class Core:
 
     # ---- first moments --------------------------------------------------------------------------------------------
 
+    def solve_columns(self) -> None:
+        """Put K, in the eigenvectors, and DK of X and y in `K` and `DK` (C, p + 1)."""
+        solved = np.zeros_like(self.U) if self.zero else self.tiles.solve(self.apply(self.roots, self.U, True))
+        self.DK = self.apply(self.roots, solved, False)
+        self.K = solved * self.inverse_root[:, None]
+        if self.some_dead:
+            left = self.U if self.zero else self.U - self.tiles.times(self.F, self.DK)
+            dead = ~self.live
+            self.K[dead] = self.apply(self.vectors, left, True)[dead]
+
     def moments(self, e: Array, omega: Array) -> tuple[list[Array], list[Array]]:
         """Read the core's own sums off the factor, and prepare what the levels below need.
 
@@ -195,13 +205,7 @@ class Core:
         covariance of (u, β) given the data is N + spread spread' and with_beta.
         """
         p = len(e) - 1
-        solved = np.zeros_like(self.U) if self.zero else self.tiles.solve(self.apply(self.roots, self.U, True))
-        self.DK = self.apply(self.roots, solved, False)
-        self.K = solved * self.inverse_root[:, None]
-        if self.some_dead:
-            left = self.U if self.zero else self.U - self.tiles.times(self.F, self.DK)
-            dead = ~self.live
-            self.K[dead] = self.apply(self.vectors, left, True)[dead]
+        self.solve_columns()
         lower = np.linalg.cholesky(omega) if p and omega.any() else np.zeros((p, p))
         self.V = self.K[:, :p] @ lower
         self.spread = self.DK[:, :p] @ lower

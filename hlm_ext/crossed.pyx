@@ -22,7 +22,6 @@ from hlm_ext.patch cimport (
 )
 from hlm_ext.peel cimport eliminate, level_rows
 from hlm_ext.status cimport NOT_POSITIVE, OK, Failure
-from hlm_ext.tiles cimport Tiles
 from hlm_ext.tree cimport Level, Scratch, Walk
 
 from hlm_ext.curvature import Curvature
@@ -55,22 +54,6 @@ cdef class CrossedForest(Forest):
     ValueError
         If shapes do not fit each other.
     """
-
-    cdef readonly object core
-    cdef Tiles tiles
-    cdef Py_ssize_t units
-    cdef const Py_ssize_t[::1] offsets, columns
-    cdef Py_ssize_t[:, ::1] begin        # first level of each peeled factor in each unit
-    cdef Py_ssize_t[:, ::1] at           # and where its statistics begin
-    cdef Py_ssize_t[::1] cuts            # chunks + 1: units of each chunk
-    cdef Py_ssize_t[::1] batches         # batches + 1: chunks of each batch
-    cdef Py_ssize_t[::1] room_at         # place of each unit's matrix in the room of its batch
-    cdef double[::1] batch_room
-    cdef Level *own_levels               # one set for each thread: their shapes change from unit to unit
-    cdef Py_ssize_t threads_made
-    cdef Py_ssize_t peeled_m             # directions of the peeled factors
-    cdef double[::1] spare               # e and Ω of a unit, for each thread
-    cdef Py_ssize_t spare_size
 
     def __init__(self, list stats, list counts, list widths, list children, offsets, columns, core):
         cdef Py_ssize_t k, q, packed = 0, above, met

@@ -46,10 +46,10 @@ class Curvature:
         Y = np.array([W_cross[a] - self.core.tiles.times(W[a], self.core.DK) for a in range(m0)]).reshape(
             m0, self.core.size, side
         )
-        own = [(k, i, j) for k, pairs in enumerate(self.core.directions) for i, j in pairs]
+        own = self._own()
         m = m0 + len(own)
         turn = self._turn(m0)
-        average = turn @ self._average(own, Y, e) @ turn.T
+        average = turn @ self._products(own, (Y @ e)[:, :, None], self.core.t[:, None])[:, :, 0, 0] @ turn.T
         tangent = np.empty((m, side, side))
         for a in range(m0):
             tangent[a] = W_corner[a] - W_cross[a].T @ self.core.DK - self.core.DK.T @ Y[a]
@@ -105,18 +105,54 @@ class Curvature:
         """T X in the eigenvectors."""
         return self._forward(self.core.tiles.times(self.core.F, self.core.apply(self.core.vectors, X, False)))
 
-    def _average(self, own: list[tuple[int, int, int]], Y: Array, e: Array) -> Array:
-        m0, m = len(Y), len(Y) + len(own)
-        out = np.zeros((m, m))
-        Et = np.array([self._move(direction, self.core.t[:, None])[:, 0] for direction in own]).T
-        out[m0:, m0:] = Et.T @ self._times_T(Et)
-        if m0:
-            g = (Y @ e).T
-            t = self._forward(g)
-            out[m0:, :m0] = -Et.T @ t
-            out[:m0, m0:] = out[m0:, :m0].T
-            # g'Ng with N = D (I + FD)⁻¹
-            out[:m0, :m0] = -(self.core.apply(self.core.vectors, g, True) * self.core.d[:, None]).T @ t
+    def forms(self, derivatives: Array) -> tuple[Array, Array]:
+        """Quadratic forms of [X y], see `hlm_ext.forms`, from what arrives at the core; after `core.solve_columns`.
+
+        Parameters
+        ----------
+        derivatives : (m_0, C + p + 1, p + 1)
+            G of the peeled directions: rows of the core, then those of X and y.
+
+        Returns
+        -------
+        tangent : (m, p + 1, p + 1)
+            Derivatives of the final S.
+        products : (m, m, p + 1, p + 1)
+            What the core adds to the forms.
+        """
+        core, m0, side = self.core, len(derivatives), derivatives.shape[2]
+        own = self._own()
+        turn = self._turn(m0)
+        g = derivatives[:, : core.size]
+        tangent = np.empty((m0 + len(own), side, side))
+        for a in range(m0):
+            tangent[a] = derivatives[a, core.size :] - core.DK.T @ g[a]
+        for a, direction in enumerate(own, start=m0):
+            tangent[a] = -core.K.T @ self._move(direction, core.K)
+        products = np.einsum("ac,cdij,bd->abij", turn, self._products(own, g, core.K), turn, optimize=True)
+        return np.tensordot(turn, tangent, axes=1), products
+
+    def _own(self) -> list[tuple[int, int, int]]:
+        """Directions of the core: (factor, i, j)."""
+        return [(k, i, j) for k, pairs in enumerate(self.core.directions) for i, j in pairs]
+
+    def _products(self, own: list[tuple[int, int, int]], g: Array, t: Array) -> Array:
+        """Forms f_a'P f_b of right-hand sides: (m, m, r, r) from g (m_0, C, r) and, in the eigenvectors, t (C, r)."""
+        m0, r = len(g), t.shape[1]
+        moved = [self._move(direction, t) for direction in own]
+        forward = [self._forward(np.ascontiguousarray(x)) for x in g]
+        left = [-self.core.apply(self.core.vectors, x, True) * self.core.d[:, None] for x in g]  # -DQ'g
+        out = np.zeros((m0 + len(own), m0 + len(own), r, r))
+        for a in range(m0):
+            for b in range(m0):
+                out[a, b] = left[a].T @ forward[b]
+        for b, x in enumerate(moved, start=m0):
+            Tx = self._times_T(x)
+            for a, y in enumerate(moved, start=m0):
+                out[a, b] = y.T @ Tx
+            for a in range(m0):
+                out[b, a] = -x.T @ forward[a]
+                out[a, b] = out[b, a].T
         return out
 
     def _traces(self, own: list[tuple[int, int, int]], W: Array, Y: Array, omega: Array) -> Array:

@@ -4,6 +4,7 @@ from hlm_ext.tree cimport Walk
 
 cdef int siblings(Walk *walk, Py_ssize_t k, Py_ssize_t lo, Py_ssize_t hi, const double *e, const double *omega,
                   double *tangent) noexcept nogil
+cdef int solve_level(Walk *walk, Py_ssize_t k, Py_ssize_t l) noexcept nogil
 cdef int begin_level(Walk *walk, Py_ssize_t k, Py_ssize_t l, const double *e) noexcept nogil
 cdef void end_level(Walk *walk, Py_ssize_t k, Py_ssize_t l, bint beta_known) noexcept nogil
 cdef Py_ssize_t solved_width(Walk *walk, Py_ssize_t k) noexcept nogil

@@ -247,8 +247,8 @@ cdef void scalar_leaf(Walk *walk, Level *lv, Scratch *sc, Py_ssize_t l, const do
         walk.average[0] += t * t * T
 
 
-cdef int begin_level(Walk *walk, Py_ssize_t k, Py_ssize_t l, const double *e) noexcept nogil:
-    """[T | K (| (I + AD)⁻¹)] into `solved` and t = K e of one level; return 0, or 1 with `walk.failure` filled."""
+cdef int solve_level(Walk *walk, Py_ssize_t k, Py_ssize_t l) noexcept nogil:
+    """[T | K (| (I + AD)⁻¹)] of one level into `solved`; return 0, or 1 with `walk.failure` filled."""
     cdef Level *lv = &walk.levels[k]
     cdef Scratch *sc = &walk.scratch[k]
     cdef Py_ssize_t q = lv.q, width = solved_width(walk, k), i, j
@@ -260,11 +260,22 @@ cdef int begin_level(Walk *walk, Py_ssize_t k, Py_ssize_t l, const double *e) no
         walk.failure.level = l
         return 1
     for i in range(q):
-        sc.t[i] = dot(lv.u, solved + i * width + q, e)
         for j in range(i):
             z = 0.5 * (solved[i * width + j] + solved[j * width + i])
             solved[i * width + j] = z
             solved[j * width + i] = z
+    return 0
+
+
+cdef int begin_level(Walk *walk, Py_ssize_t k, Py_ssize_t l, const double *e) noexcept nogil:
+    """`solve_level`, and t = K e."""
+    cdef Level *lv = &walk.levels[k]
+    cdef Scratch *sc = &walk.scratch[k]
+    cdef Py_ssize_t width = solved_width(walk, k), i
+    if solve_level(walk, k, l):
+        return 1
+    for i in range(lv.q):
+        sc.t[i] = dot(lv.u, sc.solved + i * width + lv.q, e)
     return 0
 
 

@@ -140,6 +140,12 @@ def crossed_statistics(rows: Matrix, factors: list[Factor], hierarchy: Hierarchy
     )
 
 
+def traces_affordable(statistics: CrossedStatistics) -> bool:
+    """Whether the traces of expected and observed information may be computed: they take the core's whole inverse."""
+    _, cols, side = statistics.tiles
+    return (int(cols[-1]) + 1) * side <= AVERAGE_ABOVE
+
+
 def curvature(statistics: CrossedStatistics) -> tuple[str, str]:
     """Return which second derivatives Newton's method and the certificate use.
 
@@ -147,7 +153,7 @@ def curvature(statistics: CrossedStatistics) -> tuple[str, str]:
     """
     rows, cols, side = statistics.tiles
     count = int(cols[-1]) + 1
-    if len(rows) < count * (count + 1) // 2 or count * side > AVERAGE_ABOVE:
+    if len(rows) < count * (count + 1) // 2 or not traces_affordable(statistics):
         return "average", "average"
     return ("observed" if count * side <= EXACT_BELOW else "average"), "observed"
 

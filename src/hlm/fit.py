@@ -16,6 +16,7 @@ from hlm import effects as _effects
 from hlm import saved
 from hlm.criterion import Problem
 from hlm.errors import DataError, DataTypeError
+from hlm.inference.information import VarianceInformation, information
 from hlm.prediction import linear_predictor, predict
 from hlm_ext.linear import lower_factor
 
@@ -219,6 +220,10 @@ class Fit:
         template = self._problem.template
         engine = [L @ L.T for L in template.factors_of(self._engine_theta)]
         return _effects.flat_directions(self._problem, engine, template.ranks(self._engine_theta))
+
+    def information(self, kind: str = "observed", boundary: str = "free") -> VarianceInformation:
+        """Return the information of the entries of T and σ²; see `hlm.inference.information.information`."""
+        return information(self, kind, boundary)
 
     # ---- random effects -------------------------------------------------------------------------------------------
 

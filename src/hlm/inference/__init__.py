@@ -1,0 +1,1 @@
+"""Inference from a fit: information, tests and intervals of fixed effects, robust covariances, marginal means."""

@@ -1,0 +1,338 @@
+"""Information of the variance parameters, σ² among them, in the likelihood in which nothing is profiled out (MATH: §7).
+
+Free parameters z are those of the optimiser and σ². With D relative, V = σ² V₀(D), V₀ = W⁻¹ + Σ Z D Z', every direction
+of z moves V by a combination of the V_a = Z E_a Z' (E_a: an entry of D) and of V₀ itself:
+
+    ∂V/∂z = Σ_a shape[a, z] V_a + size[z] V₀ ,    ∂T_a/∂z = shape[a, z] + D_a size[z] ,    ∂σ²/∂z = size[z]
+
+In this basis information needs no other traces than those of the criterion, and nothing cancels when D is large:
+
+    expected    tr(PV_aPV_b),  tr(PV_a)/σ²,  ν/σ⁴              in (a, b), (a, V₀), (V₀, V₀);  P in units of 1/σ²
+    average     f_a'P f_b,     y'PV_aPy/σ⁴,  y'Py/σ⁶ = ν/σ⁴
+    observed    2 f_a'P f_b - tr(PV_aPV_b) and the same others, with the curvature of z → D
+
+All are second derivatives of -2 log-likelihood (twice the information).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from hlm.covariance import Matrix, Template
+from hlm.criterion import Problem
+from hlm.crossed import traces_affordable
+from hlm.errors import DataError, NumericalError
+from hlm_ext.criterion import Criterion, KernelError
+
+if TYPE_CHECKING:
+    from hlm.fit import Fit
+
+KINDS = ("observed", "expected", "average")
+BOUNDARIES = ("free", "all")
+# Eigenvalues of the information, scaled to a unit diagonal, below this are directions without information.
+FLAT = 1e-9
+# Differences of the gradient: step relative to θ (engine units, where θ is of order one) and to its rounding errors.
+STEP = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Curvature:
+    """Information in the coordinates of the engine.
+
+    Attributes
+    ----------
+    kind : str
+        "observed", "expected" or "average".
+    hessian : (r, r) float64
+        Second derivatives of -2 log-likelihood in the free parameters z, the last of which is σ².
+    shape : (m_D, r) float64
+    size : (r,) float64
+        See the module.
+    D : (m_D,) float64
+        Entries of all D: factors leaves first, lower triangles column by column.
+    error : float
+        Relative error of the Hessian where it comes from differences, else 0.
+    """
+
+    kind: str
+    hessian: Matrix
+    shape: Matrix
+    size: Matrix
+    D: Matrix
+    error: float = 0.0
+
+    @property
+    def covariance(self) -> Matrix:
+        """(r, r) asymptotic covariance of ẑ, twice the inverse; directions without information are left out."""
+        return 2 * pseudo_inverse(self.hessian)
+
+    @property
+    def entries(self) -> Matrix:
+        """(m_D + 1, r) derivatives of T = σ²D and σ² in z."""
+        return np.vstack([self.shape + np.outer(self.D, self.size), self.size])
+
+
+@dataclass(frozen=True, eq=False)
+class VarianceInformation:
+    """Information and asymptotic covariance of the variance parameters of a fit, in the user's units.
+
+    Parameters are the entries of T that the model estimates and σ², named (factor, effect, effect), σ² ("residual", "",
+    "").
+
+    Attributes
+    ----------
+    kind : {"observed", "expected", "average"}
+    values : Series
+        The estimates.
+    matrix : DataFrame
+        Information: half the second derivatives of -2 log-likelihood; in free directions only (see `free`).
+    covariance : DataFrame
+        Its inverse, or pseudo-inverse where some direction is not free.
+    free : int
+        Directions in which the parameters can move. Fewer than there are parameters when the estimate is on the
+        boundary and directions without variance count as known to have none.
+    note : str
+        What was left out or approximated; empty if nothing was.
+    """
+
+    kind: str
+    values: pd.Series
+    matrix: pd.DataFrame
+    covariance: pd.DataFrame
+    free: int
+    note: str
+
+    @property
+    def bse(self) -> pd.Series:
+        """Standard errors of the parameters."""
+        diagonal = np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+        return pd.Series(diagonal, index=self.values.index, name="bse")
+
+
+def information(fit: Fit, kind: str = "observed", boundary: str = "free") -> VarianceInformation:
+    """Return the information of the variance parameters of a fit.
+
+    Parameters
+    ----------
+    fit : Fit
+    kind : {"observed", "expected", "average"}
+        Exact second derivatives; their expectation (Fisher), REML or ML as the fit; average information.
+    boundary : {"free", "all"}
+        On the boundary: only directions that keep the rank of T (a variance of zero counts as known), or all entries of
+        T, which only expected and average information allow.
+
+    Returns
+    -------
+    VarianceInformation
+
+    Raises
+    ------
+    DataError
+        For another kind or boundary, or observed information in all directions.
+    NumericalError
+        If expected information is asked for and the core of a crossed design is too large for its traces.
+    """
+    with fit._lock:
+        found = curvature(fit._problem, fit._criterion, kind, boundary)
+    units = user_units(fit._problem)
+    R = units @ found.entries
+    back = np.linalg.pinv(R, rcond=1e-10)
+    s = fit._criterion.sigma2
+    names = parameter_names(fit._problem)
+    rank = int(np.linalg.matrix_rank(R / np.maximum(np.abs(R).max(axis=1, keepdims=True), 1e-300), tol=1e-8))
+    return VarianceInformation(
+        kind,
+        pd.Series(units @ np.r_[s * found.D, s], index=names, name="estimate"),
+        pd.DataFrame(0.5 * back.T @ found.hessian @ back, index=names, columns=names),
+        pd.DataFrame(R @ found.covariance @ R.T, index=names, columns=names),
+        rank,
+        _note(fit, found, rank, len(names)),
+    )
+
+
+def _note(fit: Fit, found: Curvature, rank: int, count: int) -> str:
+    parts = []
+    if rank < count:
+        flat = "; ".join(f"{', '.join(texts)} of '{name}'" for name, texts in fit.flat_directions.items())
+        parts.append(f"on the boundary ({flat}): directions without variance count as known to have none")
+    if found.error:
+        parts.append(f"second derivatives by differences of the gradient, relative error about {found.error:.0e}")
+    return "; ".join(parts)
+
+
+def curvature(problem: Problem, criterion: Criterion, kind: str = "observed", boundary: str = "free") -> Curvature:
+    """Return the information of (θ, σ²) where the criterion stands; see `information`."""
+    if kind not in KINDS:
+        raise DataError(f"information must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
+    if boundary not in BOUNDARIES:
+        raise DataError(f"boundary must be 'free' or 'all', got {boundary!r}")
+    if boundary == "all" and kind == "observed":
+        raise DataError("observed information has no meaning across the boundary: ask for 'expected' or 'average'")
+    template, s, nu = problem.template, criterion.sigma2, criterion.freedom
+    theta = np.array(criterion.theta)
+    D = _entries(template, [L @ L.T for L in template.factors_of(theta)])
+    J = inside_blocks(template) if boundary == "all" else jacobian(template, theta)
+    exact = problem.crossed is None or traces_affordable(problem.crossed)
+    error = 0.0
+    if kind == "expected" and not exact:
+        raise NumericalError(
+            "expected information needs traces over all levels of the crossed factors, which are too many here; "
+            "average information does not"
+        )
+    if kind == "observed":
+        hessian, mixed, error = _observed(problem, criterion, J, exact)
+    else:
+        second, outer = _second_in_D(criterion, template, kind)
+        hessian, mixed = J.T @ second @ J, J.T @ outer
+    m = J.shape[1]
+    full = np.zeros((m + 1, m + 1))
+    full[:m, :m] = hessian
+    full[:m, m] = full[m, :m] = mixed
+    full[m, m] = nu / (s * s)
+    shape = np.zeros((len(D), m + 1))
+    shape[:, :m] = s * J
+    return Curvature(kind, full, shape, np.r_[np.zeros(m), 1.0], D, error)
+
+
+def _second_in_D(criterion: Criterion, template: Template, kind: str) -> tuple[Matrix, Matrix]:
+    """Return expected or average second derivatives in the entries of D, and those in D and σ²."""
+    s, nu = criterion.sigma2, criterion.freedom
+    moments = criterion.moments()
+    if kind == "expected":
+        criterion.quadratic_forms()
+        return criterion.trace_products, _packed(template, [post for post, _ in moments]) / s
+    outer = _packed(template, [own for _, own in moments])
+    criterion.derivatives("average")
+    return criterion.second_derivatives + np.outer(outer, outer) / (nu * s * s), outer / (s * s)
+
+
+def _observed(problem: Problem, criterion: Criterion, J: Matrix, exact: bool) -> tuple[Matrix, Matrix, float]:
+    """Return exact second derivatives in θ and in θ and σ², and their relative error."""
+    s, nu = criterion.sigma2, criterion.freedom
+    mixed = J.T @ _packed(problem.template, [own for _, own in criterion.moments()]) / (s * s)
+    if exact:
+        profiled, error = criterion.derivatives("observed")[1], 0.0
+    else:
+        profiled, error = differences(criterion)
+    # the criterion has its minimum over σ² put in: H - hh' s²/ν
+    return profiled + np.outer(mixed, mixed) * (s * s / nu), mixed, error
+
+
+def differences(criterion: Criterion) -> tuple[Matrix, float]:
+    """Return second derivatives in θ by differences of the exact gradient, and their relative error.
+
+    Central differences with two steps, extrapolated (Richardson); the error is what the extrapolation changed, of which
+    the result keeps a small part. The criterion stands where it stood.
+    """
+    theta = np.array(criterion.theta)
+    m = len(theta)
+    results = []
+    try:
+        for factor in (2.0, 1.0):
+            H = np.zeros((m, m))
+            for a in range(m):
+                step = np.zeros(m)
+                step[a] = factor * STEP * max(abs(theta[a]), 0.1)
+                sides = []
+                for sign in (1.0, -1.0):
+                    criterion.value(theta + sign * step)
+                    sides.append(criterion.gradient())
+                H[a] = (sides[0] - sides[1]) / (2 * step[a])
+            results.append(0.5 * (H + H.T))
+    except KernelError as failure:
+        raise NumericalError(f"the gradient fails beside the estimate: {failure}") from None
+    finally:
+        criterion.value(theta)
+    coarse, fine = results
+    change = (fine - coarse) / 3
+    scale = np.sqrt(np.maximum(np.abs(np.diag(fine)), 1e-300))
+    return fine + change, float(np.abs(change / np.outer(scale, scale)).max())
+
+
+# ---- entries of D and T ---------------------------------------------------------------------------------------------
+
+
+def _entries(template: Template, matrices: list[Matrix]) -> Matrix:
+    """Return the entries (m_D,) of symmetric matrices, one per factor in the order of the formula, leaves first."""
+    parts = [np.zeros(0)]
+    for k in template.order:
+        rows, cols = template.triangles[k]
+        parts.append(matrices[k][rows, cols])
+    return np.concatenate(parts)
+
+
+def _packed(template: Template, matrices: list[Matrix]) -> Matrix:
+    """Return ⟨matrix, E_a⟩ (m_D,) for matrices of the factors, leaves first."""
+    parts = [np.zeros(0)]
+    for k, matrix in zip(template.order, matrices, strict=True):
+        rows, cols = template.triangles[k]
+        parts.append(matrix[rows, cols] * np.where(rows == cols, 1.0, 2.0))
+    return np.concatenate(parts)
+
+
+def places(template: Template) -> dict[tuple[int, int, int], int]:
+    """Place of each (factor, i, j), i ≥ j, among the entries of all D."""
+    out, at = {}, 0
+    for k in template.order:
+        for i, j in zip(*template.triangles[k], strict=True):
+            out[k, int(i), int(j)] = at
+            at += 1
+    return out
+
+
+def inside_blocks(template: Template) -> Matrix:
+    """(m_D, m) selection of the entries of D that the model estimates, in the order of θ."""
+    place = places(template)
+    out = np.zeros((len(place), template.m))
+    for t, owner in enumerate(template.owners):
+        out[place[owner], t] = 1.0
+    return out
+
+
+def jacobian(template: Template, theta: Matrix) -> Matrix:
+    """(m_D, m) derivatives of the entries of all D in θ: dD = dΛ Λ' + Λ dΛ'."""
+    place = places(template)
+    out = np.zeros((len(place), template.m))
+    matrices = template.factors_of(theta)
+    for t, (k, i, j) in enumerate(template.owners):
+        for c, value in enumerate(matrices[k][:, j]):
+            out[place[k, max(i, c), min(i, c)], t] += 2 * value if i == c else value
+    return out
+
+
+def user_units(problem: Problem) -> Matrix:
+    """(m + 1, m_D + 1) map from the engine's entries of T and σ² to the user's; see `parameter_names`."""
+    template, scale = problem.template, problem.coordinates.scale
+    place = places(template)
+    out = np.zeros((template.m + 1, len(place) + 1))
+    for t, (k, i, j) in enumerate(template.owners):
+        M = problem.maps[k]
+        for a, b in zip(*template.triangles[k], strict=True):
+            value = M[i, a] * M[j, b] + (M[i, b] * M[j, a] if a != b else 0.0)
+            out[t, place[k, int(a), int(b)]] = scale**2 * value
+    out[-1, -1] = scale**2
+    return out
+
+
+def parameter_names(problem: Problem) -> pd.MultiIndex:
+    """Names of the entries of T, in the order of θ, and of σ²."""
+    names = []
+    for k, i, j in problem.template.owners:
+        factor = problem.template.factors[k]
+        names.append((factor.name, factor.effects[i], factor.effects[j]))
+    return pd.MultiIndex.from_tuples([*names, ("residual", "", "")], names=["factor", "effect", "with"])
+
+
+def pseudo_inverse(matrix: Matrix) -> Matrix:
+    """Inverse of a symmetric matrix on the directions where it is positive, judged at a unit diagonal."""
+    scale = np.sqrt(np.abs(np.diag(matrix)))
+    scale[scale == 0] = 1.0
+    values, vectors = np.linalg.eigh(matrix / np.outer(scale, scale))
+    kept = values > FLAT * max(values.max(initial=0.0), 1.0)
+    half = vectors[:, kept] / np.sqrt(values[kept]) / scale[:, None]
+    out: Matrix = half @ half.T
+    return out
