@@ -222,3 +222,22 @@ def structure(name: str, seed: int = 0) -> Case:
         return make_crossed(*CROSSED[name], seed=seed)
     widths, p = STRUCTURES[name]
     return make_case(widths, p, seed, tops=12 if name == "wide" else 4, most=3 if len(widths) > 3 else 5)
+
+
+def criterion_at(
+    y: np.ndarray,
+    X: np.ndarray,
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    variances: np.ndarray,
+    reml: bool,
+) -> float:
+    """-2 (restricted) log-likelihood at given T and residual variances; parts are (Z, codes, T)."""
+    V = np.diag(np.broadcast_to(variances, len(y)).astype(float))
+    for Z, codes, T in parts:
+        V += (Z @ T @ Z.T) * (codes[:, None] == codes[None, :])
+    inverse = np.linalg.inv(V)
+    S = X.T @ inverse @ X
+    residual = y - X @ np.linalg.solve(S, X.T @ inverse @ y) if X.shape[1] else y
+    freedom = len(y) - X.shape[1] if reml else len(y)
+    value = np.linalg.slogdet(V)[1] + (np.linalg.slogdet(S)[1] if reml else 0.0)
+    return float(value + freedom * np.log(2 * np.pi) + residual @ inverse @ residual)

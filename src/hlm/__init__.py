@@ -22,10 +22,13 @@ from hlm.errors import (
 from hlm.fit import Fit
 from hlm.model import Model
 from hlm.specification.arrays import Random
+from hlm.variance.between import Between
+from hlm.variance.structures import Structure
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Between",
     "Certificate",
     "DataError",
     "DataTypeError",
@@ -38,5 +41,6 @@ __all__ = [
     "NumericalError",
     "Random",
     "RankDeficientWarning",
+    "Structure",
     "datasets",
 ]

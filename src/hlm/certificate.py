@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from hlm.covariance import Template
+from hlm.covariance import Matrix
+from hlm.criterion import Objective, Space
 from hlm.optimize.trace import Vector
-from hlm_ext.criterion import Criterion
 from hlm_ext.linear import eigh
 from hlm_ext.trust_region import trust_region_step
 
@@ -55,55 +56,63 @@ class Certificate:
         )
 
 
-def _outward(criterion: Criterion, template: Template, exact: bool) -> tuple[float, int, Vector, float]:
-    """Return gain, factor, direction v and length of the best D + length · vv'; needs `derivatives` before.
+def _outward(criterion: Objective, space: Space, exact: bool) -> tuple[float, int, Matrix, float]:
+    """Return gain, factor, direction E and length of the best D + length · E; needs `derivatives` before.
 
     The gain is that of a quadratic whose curvature is tr(PVPV), or average information where traces were not wanted.
     """
-    best: tuple[float, int, Vector, float] = (0.0, -1, np.zeros(0), 0.0)
+    best: tuple[float, int, Matrix, float] = (0.0, -1, np.zeros((0, 0)), 0.0)
     sigma2 = criterion.sigma2
     products = criterion.trace_products if exact else criterion.second_derivatives
+    cone: dict[int, tuple[Matrix, slice]] = {}
     offset = 0
-    for k, (post, outer) in zip(template.order, criterion.moments(), strict=True):
-        G = post - outer / sigma2
-        rows, cols = template.triangles[k]
-        part = slice(offset, offset + len(rows))
-        offset += len(rows)
-        for block in template.factors[k].blocks:
-            values, vectors = eigh(G if len(block) == len(G) else G[np.ix_(block, block)])
-            if values[0] >= 0:
-                continue
-            v = np.zeros(len(G))
-            v[list(block)] = vectors[:, 0]
-            direction = v[rows] * v[cols]  # the entries of vv'
-            size = float(direction @ products[part, part] @ direction)
-            if size > 0 and 0.5 * values[0] ** 2 > best[0] * size:
-                best = (0.5 * values[0] ** 2 / size, k, v, -values[0] / size)
+    for k, (post, outer) in zip(space.order, criterion.moments(), strict=True):
+        entries = len(space.triangles[k][0])
+        cone[k] = post - outer / sigma2, slice(offset, offset + entries)
+        offset += entries
+    for k, E in [*_ways(cone, space), *space.rays(criterion.theta)]:
+        G, part = cone[k]
+        rows, cols = space.triangles[k]
+        direction = E[rows, cols]
+        slope, size = float((G * E).sum()), float(direction @ products[part, part] @ direction)
+        if slope < 0 < size and 0.5 * slope**2 > best[0] * size:
+            best = (0.5 * slope**2 / size, k, E, -slope / size)
     return best
 
 
-def certify(criterion: Criterion, template: Template, information: str = "observed") -> Certificate:
-    """Certify the θ at which the criterion was evaluated last, with exact second derivatives or average information."""
-    if template.m == 0:
+def _ways(cone: dict[int, tuple[Matrix, slice]], space: Space) -> Iterator[tuple[int, Matrix]]:
+    """Factor and vv' of the steepest direction v of each block."""
+    for k, block in space.cones():
+        G = cone[k][0]
+        values, vectors = eigh(G if len(block) == len(G) else G[np.ix_(block, block)])
+        if values[0] < 0:
+            v = np.zeros(len(G))
+            v[list(block)] = vectors[:, 0]
+            yield k, np.outer(v, v)
+
+
+def certify(criterion: Objective, space: Space, information: str = "observed") -> Certificate:
+    """Certify the point at which the criterion was evaluated last, by exact or average information."""
+    if space.m == 0:
         return Certificate(0.0, 0.0, 0.0, 1.0)
     gradient, hessian = criterion.derivatives(information)
     _, _, decrement, lowest, _ = trust_region_step(gradient, hessian, 1e6)
-    relative = float(np.abs(gradient * criterion.theta).max())
-    return Certificate(
-        float(decrement), relative, _outward(criterion, template, information == "observed")[0], float(lowest)
-    )
+    relative = float(np.abs(space.ambient(criterion.theta, gradient) * criterion.theta).max())
+    outward = _outward(criterion, space, information == "observed")[0]
+    return Certificate(float(decrement), relative, outward, float(lowest))
 
 
-def escape(criterion: Criterion, template: Template, information: str = "observed") -> Vector | None:
-    """Return a θ outside of the boundary point reached, where the criterion is lower, or None if there is none near."""
+def escape(criterion: Objective, space: Space, information: str = "observed") -> Vector | None:
+    """Return a point off the boundary point reached, where the criterion is lower, or None if there is none near."""
     theta, value = np.array(criterion.theta), criterion.last
     criterion.derivatives(information)
-    _, k, v, length = _outward(criterion, template, information == "observed")
-    covariances = [L @ L.T for L in template.factors_of(theta)]
+    _, k, E, length = _outward(criterion, space, information == "observed")
+    covariances = [L @ L.T for L in space.factors_of(theta)]
+    sigma2 = criterion.sigma2
     for _ in range(8):
         trial = list(covariances)
-        trial[k] = trial[k] + length * np.outer(v, v)
-        moved = template.theta_of_covariances(trial)
+        trial[k] = trial[k] + length * E
+        moved = space.point(trial, sigma2)
         if criterion.value(moved) < value:
             return moved
         length *= 0.25
@@ -111,23 +120,13 @@ def escape(criterion: Criterion, template: Template, information: str = "observe
     return None
 
 
-def settle(criterion: Criterion, template: Template) -> bool:
-    """Put directions of D without variance at exactly zero where that costs nothing; return whether θ moved."""
+def settle(criterion: Objective, space: Space) -> bool:
+    """Put directions of D without variance at exactly zero where that costs nothing; return whether the point moved."""
     theta, value = np.array(criterion.theta), criterion.last
-    nearly = False
-    covariances = []
-    for factor, L in zip(template.factors, template.factors_of(theta), strict=True):
-        D = L @ L.T
-        for block in factor.blocks:
-            index = np.ix_(block, block) if len(block) < len(D) else slice(None)
-            values, vectors = eigh(D[index])
-            if 0 < values[0] < NEARLY_ZERO:
-                nearly = True
-                D[index] = (vectors * np.where(values < NEARLY_ZERO, 0.0, values)) @ vectors.T
-        covariances.append(D)
-    if not nearly:
+    trial = space.settled(theta, NEARLY_ZERO)
+    if trial is None:
         return False
-    if criterion.value(template.theta_of_covariances(covariances)) <= value + 1e-9 + 1e-15 * abs(value):
+    if criterion.value(trial) <= value + 1e-9 + 1e-15 * abs(value):
         return True
     criterion.value(theta)
     return False

@@ -50,16 +50,7 @@ class Template:
         """Length of θ."""
         return len(self.owners)
 
-    @property
-    def names(self) -> list[str]:
-        """Names of θ, as lme4 builds them: group.row.column, group.row on the diagonal."""
-        out = []
-        for k, i, j in self.owners:
-            effects = self.factors[k].effects
-            out.append(f"{self.factors[k].name}.{effects[i]}" + (f".{effects[j]}" if i != j else ""))
-        return out
-
-    def lifted(self, theta: Matrix) -> Matrix:
+    def lifted(self, theta: Matrix, sigma2: float) -> Matrix:
         """Return θ with D = I for each block that has a direction without variance at `theta`; the rest is kept."""
         matrices = self.factors_of(theta)
         for factor, L in zip(self.factors, matrices, strict=True):
@@ -80,9 +71,46 @@ class Template:
         """Rank of D of each factor in the order of the formula; θ in the coordinates of the engine."""
         return [int((eigh(L @ L.T)[0] > ZERO).sum()) for L in self.factors_of(theta)]
 
+    def deficiencies(self, theta: Matrix) -> list[int]:
+        """For each factor in the order of the formula: how many directions have no variance."""
+        return [factor.width - rank for rank, factor in zip(self.ranks(theta), self.factors, strict=True)]
+
     def is_singular(self, theta: Matrix) -> bool:
         """Whether some direction has no variance; θ in the coordinates of the engine."""
-        return any(rank < factor.width for rank, factor in zip(self.ranks(theta), self.factors, strict=True))
+        return any(self.deficiencies(theta))
+
+    def ambient(self, theta: Matrix, gradient: Matrix) -> Matrix:
+        """Return a gradient in the coordinates of θ itself."""
+        return gradient
+
+    def point(self, covariances: Sequence[Matrix], sigma2: float) -> Matrix:
+        """Return θ from D of each factor, σ² being profiled out."""
+        return self.theta_of_covariances(covariances)
+
+    def move(self, theta: Matrix, step: Matrix) -> Matrix:
+        """Return the θ that a step leads to."""
+        return theta + step
+
+    def cones(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Factor and columns of each block: every covariance matrix is open to it."""
+        return [(k, block) for k, factor in enumerate(self.factors) for block in factor.blocks]
+
+    def rays(self, theta: Matrix) -> list[tuple[int, Matrix]]:
+        """D's beside the cones whose variance the optimality of θ is tested with: none."""
+        return []
+
+    def settled(self, theta: Matrix, nearly: float) -> Matrix | None:
+        """Return θ with eigenvalues of D below `nearly` put at zero, or None if there are none."""
+        found = False
+        covariances = [L @ L.T for L in self.factors_of(theta)]
+        for k, block in self.cones():
+            D = covariances[k]
+            index = np.ix_(block, block) if len(block) < len(D) else slice(None)
+            values, vectors = eigh(D[index])
+            if 0 < values[0] < nearly:
+                found = True
+                D[index] = (vectors * np.where(values < nearly, 0.0, values)) @ vectors.T
+        return self.theta_of_covariances(covariances) if found else None
 
     def theta_of(self, matrices: Sequence[Matrix]) -> Matrix:
         """Return θ from Λ of each factor in the order of the formula."""

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from hlm.covariance import Matrix, Template, make_template
 from hlm.crossed import CrossedStatistics, crossed_statistics, curvature
-from hlm.design import Design, Factor
-from hlm.errors import NumericalError, show
+from hlm.design import Design, Factor, check_residual
+from hlm.errors import DesignError, NumericalError, show
 from hlm.scaling import NO_RESIDUAL, Coordinates, to_coordinates
 from hlm.statistics import Statistics, gather
+from hlm.variance.build import build_variances
+from hlm.variance.coordinates import constrain
+from hlm.variance.criterion import VarianceCriterion
+from hlm.variance.parts import Variances
+from hlm.variance.restrictions import Restrictions
+from hlm.variance.rows import Known
+from hlm.variance.structures import Unstructured
 from hlm_ext.criterion import Criterion, KernelError
 from hlm_ext.forest import Forest
 from hlm_ext.roots import RootForest, leaf_roots
 from hlm_ext.structure import first_rows
+
+Objective = Criterion | VarianceCriterion
+Space = Template | Variances
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +42,10 @@ class Problem:
     template : Template
     crossed : CrossedStatistics or None
         Statistics of a design with a core.
+    variances : Variances or None
+        Where there are structures, known values or constraints: what θ stands for then.
+    restrictions : Restrictions or None
+        What was asked of γ, T and σ.
     """
 
     design: Design
@@ -39,6 +53,8 @@ class Problem:
     coordinates: Coordinates
     template: Template
     crossed: CrossedStatistics | None = None
+    variances: Variances | None = None
+    restrictions: Restrictions | None = None
 
     @property
     def ordered(self) -> list[Factor]:
@@ -47,8 +63,52 @@ class Problem:
 
     @property
     def rank(self) -> int:
-        """Number of independent columns of X."""
-        return int(self.coordinates.kept.sum())
+        """Number of free fixed effects: independent columns of X less constraints."""
+        return int(self.coordinates.beta_map.shape[1])
+
+    @property
+    def space(self) -> Space:
+        """What the optimisers search."""
+        return self.template if self.variances is None else self.variances
+
+    @property
+    def variance_parameters(self) -> int:
+        """Number of free variance parameters, σ² among them."""
+        return self.template.m + 1 if self.variances is None else self.variances.parameters
+
+    @property
+    def theta_names(self) -> list[str]:
+        """Names of θ as a fit reports it: lower triangles, or what a structure calls its own."""
+        out = []
+        for factor in self.design.factors:
+            for block, structure in zip(factor.blocks, factor.all_structures, strict=True):
+                effects = [factor.effects[j] for j in block]
+                out += [f"{factor.name}.{name}" for name in (structure or Unstructured()).names(effects)]
+        return out
+
+    def restrict(self, restrictions: Restrictions, core: str = "auto") -> Problem:
+        """Return the problem with known values and constraints; `core` as in `make_problem`.
+
+        Raises
+        ------
+        DataError, DesignError
+            If they cannot be satisfied, or a variance cannot be told from that of the residual.
+        """
+        coordinates = constrain(self.coordinates, self.design.names, restrictions.beta)
+        variances = None
+        if restrictions.variance or any(factor.structures for factor in self.design.factors):
+            variances = build_variances(
+                self.design, self.template, self.maps, coordinates.scale, restrictions.variance, restrictions.texts
+            )
+        free = self.template.cones()
+        if variances is not None:
+            free = [(p.factor, p.block) for p in variances.parts if not isinstance(p.structure, Known)]
+        if variances is None or not variances.sigma_known:
+            check_residual(self.design, free)
+        crossed = self.crossed
+        if crossed is not None and restrictions.beta:
+            crossed = _crossed(self.statistics, coordinates, self.ordered, core)
+        return replace(self, coordinates=coordinates, crossed=crossed, variances=variances, restrictions=restrictions)
 
     @cached_property
     def maps(self) -> list[Matrix]:
@@ -63,7 +123,7 @@ class Problem:
         """Second derivatives that Newton's method and the certificate use: "observed" unless they cost too much."""
         return ("observed", "observed") if self.crossed is None else curvature(self.crossed)
 
-    def criterion(self, reml: bool) -> Criterion:
+    def criterion(self, reml: bool) -> Objective:
         """Return a new criterion; its values are -2 log-likelihoods in the user's units."""
         n = self.design.nobs
         freedom = n - self.rank if reml else n
@@ -77,7 +137,7 @@ class Problem:
         else:
             forest = self.crossed.forest(self.ordered, hierarchy)
         template = self.template
-        return Criterion(
+        inner = Criterion(
             forest,
             freedom,
             reml,
@@ -88,6 +148,7 @@ class Problem:
             self.coordinates.rounding,
             self.precise_forest if template.m and self.crossed is None else None,
         )
+        return inner if self.variances is None else VarianceCriterion(inner, self.variances)
 
     def precise_forest(self) -> RootForest:
         """Return a forest made from the rows, for values in which cross-products cancel.
@@ -137,14 +198,25 @@ def make_problem(design: Design, core: str = "auto") -> Problem:
 
     `core` is the factorisation of the core of a crossed design: "auto", "dense" or "sparse".
     """
+    for factor in design.factors:
+        if factor.between is not None:
+            raise DesignError(
+                f"'{factor.name}': a known covariance between levels needs a core, which this version of the engine "
+                "does not have",
+                column=factor.name,
+            )
     statistics = gather(design)
     order = statistics.hierarchy.factors
     factors = [design.factors[k] for k in order]
     statistics, coordinates = to_coordinates(statistics, factors, design.response)
     crossed = None
     if not statistics.hierarchy.is_nested:
-        rows = statistics.rows(coordinates.basis)
-        if statistics.weights is not None:
-            rows *= np.sqrt(statistics.weights)[:, None]
-        crossed = crossed_statistics(rows, factors, statistics.hierarchy, core)
+        crossed = _crossed(statistics, coordinates, factors, core)
     return Problem(design, statistics, coordinates, make_template(design.factors, order), crossed)
+
+
+def _crossed(statistics: Statistics, coordinates: Coordinates, factors: list[Factor], core: str) -> CrossedStatistics:
+    rows = statistics.rows(coordinates.basis)
+    if statistics.weights is not None:
+        rows *= np.sqrt(statistics.weights)[:, None]
+    return crossed_statistics(rows, factors, statistics.hierarchy, core)

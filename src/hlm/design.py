@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,10 @@ import pandas as pd
 from hlm.errors import DataError, DataTypeError, DesignError
 from hlm.structure import Codes, code_labels
 from hlm_ext.structure import first_rows
+
+if TYPE_CHECKING:
+    from hlm.variance.between import Between
+    from hlm.variance.structures import Structure
 
 Column = npt.NDArray[np.float64]
 
@@ -38,7 +42,11 @@ class Factor:
     effects : tuple of q str
         Names of the columns.
     blocks : tuple of tuples of int
-        Columns that share an unstructured covariance; columns of different blocks are uncorrelated.
+        Columns that share a covariance; columns of different blocks are uncorrelated.
+    structures : tuple
+        Structure of the covariance of each block, None where it is unstructured; empty: all are.
+    between : Between or None
+        Known covariance between the levels.
     """
 
     name: str
@@ -47,6 +55,8 @@ class Factor:
     columns: tuple[Column, ...]
     effects: tuple[str, ...]
     blocks: tuple[tuple[int, ...], ...]
+    structures: tuple[Structure | None, ...] = ()
+    between: Between | None = None
 
     @property
     def size(self) -> int:
@@ -57,6 +67,11 @@ class Factor:
     def width(self) -> int:
         """Number of random columns q."""
         return len(self.columns)
+
+    @property
+    def all_structures(self) -> tuple[Structure | None, ...]:
+        """Structure of each block, None where it is unstructured."""
+        return self.structures or (None,) * len(self.blocks)
 
     def find(self, labels: pd.Index) -> Codes:
         """Return the level of each label, -1 where it is none of them or missing.
@@ -101,6 +116,8 @@ class Design:
         Rows of the input that are used; None: all.
     dropped : dict of str to int
         For each column the number of rows where it is missing; "weights = 0" and "frequencies = 0": rows left out.
+    sigma : float or None
+        σ where it is known: 1 with known sampling variances 1/w_i.
     """
 
     response: str
@@ -114,6 +131,7 @@ class Design:
     index: pd.Index | None = None
     kept: npt.NDArray[np.bool_] | None = None
     dropped: dict[str, int] = field(default_factory=dict)
+    sigma: float | None = None
 
     @property
     def rows(self) -> int:
@@ -219,6 +237,7 @@ def merge_factors(parts: Sequence[tuple[Factor, str]]) -> tuple[Factor, ...]:
             old.columns + part.columns,
             old.effects + part.effects,
             old.blocks + shifted,
+            old.all_structures + part.all_structures if old.structures or part.structures else (),
         )
     return tuple(merged.values())
 
@@ -229,7 +248,7 @@ def check_design(design: Design) -> None:
     Raises
     ------
     DataError, DesignError
-        No rows, no residual degrees of freedom, a factor with one level, or with as many effects as rows; random
+        No rows, no residual degrees of freedom, a factor with one level, random
         effects whose variances cannot be told apart.
     """
     n, p = design.nobs, len(design.columns)
@@ -241,21 +260,41 @@ def check_design(design: Design) -> None:
     for factor in design.factors:
         if factor.size < 2:
             raise DesignError(f"grouping column '{factor.name}' has 1 level; at least 2 are needed", column=factor.name)
-        if factor.size >= n:
-            raise DesignError(
-                f"grouping column '{factor.name}' has as many levels ({factor.size}) as rows; its variance "
-                "cannot be told from the residual",
-                column=factor.name,
-            )
-        for block in factor.blocks:
-            if factor.size * len(block) >= n:
-                raise DesignError(
-                    f"term {_term(factor, block)} has {factor.size * len(block)} random effects for {n} rows",
-                    column=factor.name,
-                )
         _check_independent(factor)
     for one, other in combinations(design.factors, 2):
         _check_different(one, other)
+
+
+def check_residual(design: Design, free: Sequence[tuple[int, tuple[int, ...]]]) -> None:
+    """Check that variances can be told from that of the residual, where both are unknown.
+
+    Parameters
+    ----------
+    design : Design
+    free : sequence of (factor, columns)
+        Terms whose covariance is unknown.
+
+    Raises
+    ------
+    DesignError
+        If one has as many levels, or an unstructured one as many effects, as there are rows.
+    """
+    n = design.nobs
+    for k, block in free:
+        factor = design.factors[k]
+        if factor.between is not None:
+            continue
+        if factor.size >= n:
+            raise DesignError(
+                f"grouping column '{factor.name}' has as many levels ({factor.size}) as rows; its variance "
+                "cannot be told from the residual (sampling variances that are known: sampling_variance=)",
+                column=factor.name,
+            )
+        if not factor.structures and factor.size * len(block) >= n:
+            raise DesignError(
+                f"term {_term(factor, block)} has {factor.size * len(block)} random effects for {n} rows",
+                column=factor.name,
+            )
 
 
 def _term(factor: Factor, block: Sequence[int]) -> str:
@@ -265,10 +304,12 @@ def _term(factor: Factor, block: Sequence[int]) -> str:
 def _check_independent(factor: Factor) -> None:
     """Refuse random columns whose covariances cannot be told apart.
 
-    Within a block (one covariance matrix) a column that is a linear combination of others; between blocks
+    Within an unstructured block (one covariance matrix) a column that is a linear combination of others; between blocks
     (uncorrelated) a column that is a multiple of another.
     """
-    for block in factor.blocks:
+    for block, structure in zip(factor.blocks, factor.all_structures, strict=True):
+        if structure is not None:
+            continue
         place = _dependent([factor.columns[j] for j in block])
         if place >= 0:
             name = factor.effects[block[place]]

@@ -7,22 +7,21 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.covariance import Matrix
-from hlm.criterion import Problem
+from hlm.criterion import Objective, Problem
 from hlm.design import Factor
-from hlm_ext.criterion import Criterion
 
 Array = npt.NDArray[np.float64]
 
 
 def random_effects(
-    problem: Problem, criterion: Criterion, covariances: bool = False, beta_known: bool = False
+    problem: Problem, criterion: Objective, covariances: bool = False, beta_known: bool = False
 ) -> tuple[list[Array], list[Array] | None]:
     """Return û (J, q) of each factor in the order of the formula, and (J, q, q) covariances if asked.
 
     Parameters
     ----------
     problem : Problem
-    criterion : Criterion
+    criterion : Criterion or VarianceCriterion
         Evaluated at the θ of the fit.
     covariances : bool
         Also return Cov(u - û | θ, σ²).
@@ -58,7 +57,7 @@ def contributions(factor: Factor, values: Array, levels: npt.NDArray[np.intp], c
     return total
 
 
-def flat_directions(problem: Problem, covariances: list[Matrix], theta_rank: list[int]) -> dict[str, list[str]]:
+def flat_directions(problem: Problem, covariances: list[Matrix], deficiencies: list[int]) -> dict[str, list[str]]:
     """Name the directions of each factor in which the random effects have no variance.
 
     Parameters
@@ -66,8 +65,8 @@ def flat_directions(problem: Problem, covariances: list[Matrix], theta_rank: lis
     problem : Problem
     covariances : list of (q, q)
         D of each factor in the engine's coordinates, order of the formula.
-    theta_rank : list of int
-        Rank of each.
+    deficiencies : list of int
+        For each: how many directions have no variance.
 
     Returns
     -------
@@ -75,8 +74,10 @@ def flat_directions(problem: Problem, covariances: list[Matrix], theta_rank: lis
         Factor name → texts such as ``"Intercept"`` or ``"0.31·Intercept - 0.95·cses"``, without factors of full rank.
     """
     out = {}
-    for factor, D, rank, effect_map in zip(problem.design.factors, covariances, theta_rank, problem.maps, strict=True):
-        if rank == factor.width:
+    for factor, D, missing, effect_map in zip(
+        problem.design.factors, covariances, deficiencies, problem.maps, strict=True
+    ):
+        if missing == 0:
             continue
         T = effect_map @ D @ effect_map.T
         size = np.sqrt(np.maximum(np.diag(T), 0))
@@ -87,9 +88,9 @@ def flat_directions(problem: Problem, covariances: list[Matrix], theta_rank: lis
         ]
         texts = [factor.effects[j] for j in zero]
         rest = [j for j in range(factor.width) if j not in zero]
-        if rest and factor.width - rank > len(zero):
+        if rest and missing > len(zero):
             correlation = T[np.ix_(rest, rest)] / np.outer(size[rest], size[rest])
-            vectors = np.linalg.eigh(correlation)[1][:, : factor.width - rank - len(zero)]
+            vectors = np.linalg.eigh(correlation)[1][:, : missing - len(zero)]
             texts += [_combination([factor.effects[j] for j in rest], v / size[rest]) for v in vectors.T]
         out[factor.name] = texts
     return out

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from hlm.certificate import GAIN, Certificate, certify, escape, settle
-from hlm.covariance import Template
-from hlm.criterion import Problem
-from hlm.errors import HLMError
+from hlm.criterion import Objective, Problem, Space
+from hlm.errors import DataError, DesignError
 from hlm.optimize import em, newton
 from hlm.optimize.start import moment_start
 from hlm.optimize.trace import Trace, Vector
-from hlm_ext.criterion import Criterion, KernelError
+from hlm.variance.criterion import VarianceCriterion
+from hlm.variance.start import starts
+from hlm_ext.criterion import KernelError
 
 METHODS = ("newton", "fisher", "em", "ecme")
 # Times that a fit may leave a boundary point where the cone test shows a way down.
@@ -27,7 +28,7 @@ SIZES = [10.0 ** (j / 2) for j in range(-2, 14)]
 class Estimate:
     """An optimum: the criterion stands evaluated there."""
 
-    criterion: Criterion
+    criterion: Objective
     value: float
     certificate: Certificate
     trace: Trace
@@ -48,13 +49,17 @@ def estimate(problem: Problem, reml: bool, method: str, max_iter: int | None, ac
 
     Raises
     ------
-    HLMError
-        For an unknown method, or a likelihood without a maximum.
+    DataError
+        For an unknown method or a number of iterations that is none.
+    DesignError
+        If EM has no closed M-step for what the model asks.
+    DegenerateError
+        For a likelihood without a maximum.
     """
     if method not in METHODS:
-        raise HLMError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+        raise DataError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
     if max_iter is not None and (not isinstance(max_iter, (int, np.integer)) or max_iter < 1):
-        raise HLMError(f"max_iter must be a whole number of at least 1, got {max_iter!r}")
+        raise DataError(f"max_iter must be a whole number of at least 1, got {max_iter!r}")
     try:
         criterion = problem.criterion(reml)
         trace, certificate = _minimize(problem, criterion, method, max_iter, accelerate)
@@ -64,78 +69,104 @@ def estimate(problem: Problem, reml: bool, method: str, max_iter: int | None, ac
 
 
 def _minimize(
-    problem: Problem, criterion: Criterion, method: str, max_iter: int | None, accelerate: bool
+    problem: Problem, criterion: Objective, method: str, max_iter: int | None, accelerate: bool
 ) -> tuple[Trace, Certificate]:
-    template = problem.template
+    space = problem.space
     search, final = problem.curvature
-    if template.m == 0:
-        trace = Trace(method, message="no variance parameters: solved in one step")
-        trace.add(np.zeros(0), criterion.value(np.zeros(0)), 0.0, 0.0)
-        return trace, certify(criterion, template)
-    theta = moment_start(criterion, template)
+    if space.m == 0:
+        # what is asked for may leave a single point of several coordinates
+        point = starts(criterion)[0] if isinstance(criterion, VarianceCriterion) else np.zeros(0)
+        trace = Trace(method, message="no free variance parameters: solved in one step")
+        trace.add(point, criterion.value(point), 0.0, 0.0)
+        return trace, certify(criterion, space)
     if method in ("em", "ecme"):
-        trace = em.minimize(criterion, template, theta, method == "ecme", accelerate, max_iter or 20_000, search)
-        settle(criterion, template)
-        return trace, certify(criterion, template, final)
+        return _expect_and_maximize(criterion, problem, method, max_iter or 20_000, accelerate)
     information = search if method == "newton" else "expected"
-    trace, certificate = _search(criterion, template, theta, information, search, max_iter or 200)
-    for start in _other_starts(problem, criterion):
+    steps = max_iter or 200
+    if isinstance(criterion, VarianceCriterion):
+        points = starts(criterion)[: None if criterion.variances.curved else 1]
+    else:
+        points = [moment_start(criterion, problem.template)]
+    trace, certificate = _search(criterion, space, points[0], information, search, steps)
+    for other in [*points[1:], *_other_starts(problem, criterion)]:
         found, value = np.array(criterion.theta), criterion.last
-        second, other = _search(criterion, template, start, information, search, max_iter or 200)
+        second, its_certificate = _search(criterion, space, other, information, search, steps)
         if criterion.last < value - 1e-9:
-            trace, certificate = second, other
+            trace, certificate = second, its_certificate
         else:
             criterion.value(found)
     if search != final:
-        trace.extend(newton.minimize(criterion, np.array(criterion.theta), final, max_iter or 200))
-        certificate = certify(criterion, template, final)
+        trace.extend(newton.minimize(criterion, space, np.array(criterion.theta), final, steps))
+        certificate = certify(criterion, space, final)
     return trace, certificate
 
 
-def _other_starts(problem: Problem, criterion: Criterion) -> list[Vector]:
+def _other_starts(problem: Problem, criterion: Objective) -> list[Vector]:
     """Return starts from which another optimum may be found than the one where the criterion stands.
 
     Small data can have a local minimum on the boundary beside a lower one inside: look from inside too. Where effects
     take up nearly all degrees of freedom, there may be one at which they explain nearly everything: variances of all
     sizes are tried for it, one factor at a time, and each is a start that is better than its neighbours.
     """
-    template = problem.template
-    found = np.array(criterion.theta)
-    starts = [template.lifted(found)] if template.is_singular(found) else []
-    taken = problem.rank + sum(factor.size * factor.width for factor in template.factors)
+    space = problem.space
+    found, sigma2 = np.array(criterion.theta), criterion.sigma2
+    starts = [space.lifted(found, sigma2)] if space.is_singular(found) else []
+    taken = problem.rank + sum(factor.size * factor.width for factor in space.factors)
     if problem.design.nobs - taken <= FEW:
-        unit = template.theta_of([np.eye(factor.width) for factor in template.factors])
-        for k in range(len(template.factors)):
-            own = np.array([owner[0] == k for owner in template.owners])
-            points = [np.where(own, size * unit, found) for size in SIZES]
+        covariances = [L @ L.T for L in space.factors_of(found)]
+        for k, D in enumerate(covariances):
+            try:
+                points = [
+                    space.point([*covariances[:k], size**2 * np.eye(len(D)), *covariances[k + 1 :]], sigma2)
+                    for size in SIZES
+                ]
+            except KernelError:  # constraints leave no such variance
+                continue
             values = [np.inf, *(_value(criterion, point) for point in points), np.inf]
             starts += [points[i] for i in range(len(points)) if values[i] > values[i + 1] < values[i + 2]]
         criterion.value(found)
     return starts
 
 
-def _value(criterion: Criterion, theta: Vector) -> float:
+def _value(criterion: Objective, theta: Vector) -> float:
     try:
         return criterion.value(theta)
     except KernelError:
         return np.inf
 
 
+def _expect_and_maximize(
+    criterion: Objective, problem: Problem, method: str, max_iter: int, accelerate: bool
+) -> tuple[Trace, Certificate]:
+    space, (search, final) = problem.space, problem.curvature
+    if isinstance(criterion, VarianceCriterion):
+        why = criterion.variances.without_em(method)
+        if why:
+            raise DesignError(f"method '{method}' {why}; use 'newton' or 'fisher'")
+        theta = starts(criterion)[0]
+        profiled = method == "ecme" or not criterion.variances.profiled
+    else:
+        theta, profiled = moment_start(criterion, problem.template), method == "ecme"
+    trace = em.minimize(criterion, space, theta, profiled, accelerate, max_iter, search)
+    settle(criterion, space)
+    return trace, certify(criterion, space, final)
+
+
 def _search(
-    criterion: Criterion, template: Template, theta: Vector, information: str, judge: str, max_iter: int
+    criterion: Objective, space: Space, theta: Vector, information: str, judge: str, max_iter: int
 ) -> tuple[Trace, Certificate]:
     """Minimise from θ, leave boundary points where the cone test shows a way down, and settle on the boundary.
 
     `information` are the second derivatives of the optimiser, `judge` those of the certificate.
     """
-    trace = newton.minimize(criterion, theta, information, max_iter)
-    certificate = certify(criterion, template, judge)
+    trace = newton.minimize(criterion, space, theta, information, max_iter)
+    certificate = certify(criterion, space, judge)
     for _ in range(ESCAPES):
-        way = escape(criterion, template, judge) if certificate.cone >= GAIN else None
+        way = escape(criterion, space, judge) if certificate.cone >= GAIN else None
         if way is None:
             break
-        trace.extend(newton.minimize(criterion, way, information, max_iter))
-        certificate = certify(criterion, template, judge)
-    if settle(criterion, template):
-        certificate = certify(criterion, template, judge)
+        trace.extend(newton.minimize(criterion, space, way, information, max_iter))
+        certificate = certify(criterion, space, judge)
+    if settle(criterion, space):
+        certificate = certify(criterion, space, judge)
     return trace, certificate

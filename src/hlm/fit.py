@@ -46,7 +46,7 @@ class Fit:
         self._value = estimate.value
         self._certificate = estimate.certificate
         self._trace = estimate.trace
-        self._engine_theta = np.array(estimate.criterion.theta)
+        self._point = np.array(estimate.criterion.theta)
         self._lock = Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,12 +74,12 @@ class Fit:
 
     @property
     def df_model(self) -> int:
-        """Parameters counted by AIC and BIC: fixed effects, entries of θ, σ²."""
-        return self._problem.rank + self._problem.template.m + 1
+        """Parameters counted by AIC and BIC, those that are free: fixed effects, variance parameters, σ²."""
+        return self._problem.rank + self._problem.variance_parameters
 
     @property
     def df_resid(self) -> int:
-        """Observations less independent fixed effects, n - p."""
+        """Observations less independent and free fixed effects, n - p."""
         return self.nobs - self._problem.rank
 
     @property
@@ -107,8 +107,14 @@ class Fit:
         """Steps of the optimiser: criterion, length of the step and Newton decrement (engine's coordinates), and θ."""
         frame = self._trace.table()
         values = [self._user_theta(theta) for theta in self._trace.theta]
-        names = self._problem.template.names
+        names = self._problem.theta_names
         return frame.join(pd.DataFrame(np.array(values).reshape(len(values), len(names)), columns=names))
+
+    @property
+    def restrictions(self) -> list[str]:
+        """Known values and constraints that the fit was asked to keep, as texts."""
+        asked = self._problem.restrictions
+        return list(asked.texts) if asked is not None else []
 
     # ---- fixed effects --------------------------------------------------------------------------------------------
 
@@ -142,14 +148,14 @@ class Fit:
 
     @cached_property
     def bse(self) -> pd.Series:
-        """Standard errors of γ̂ (p,), model-based."""
+        """Standard errors of γ̂ (p,), model-based; 0 for those that are known."""
         se = pd.Series(np.sqrt(np.diag(self._cov_params)), index=self._cov_params.index)
         return se.reindex(self.params.index).rename("bse")
 
     @property
     def tvalues(self) -> pd.Series:
-        """γ̂ / standard error."""
-        return (self.params / self.bse).rename("tvalues")
+        """γ̂ / standard error; NaN for those that are known."""
+        return (self.params / self.bse.where(self.bse > 0)).rename("tvalues")
 
     @property
     def pvalues(self) -> pd.Series:
@@ -178,48 +184,51 @@ class Fit:
         """Residual standard deviation σ̂."""
         return float(np.sqrt(self._criterion.sigma2) * self._problem.coordinates.scale)
 
-    def _roots(self, engine_theta: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+    def _roots(self, point: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
         """Square roots (q, q) of D of each factor in the user's units of u/σ."""
-        engine = self._problem.template.factors_of(engine_theta)
-        return [effect_map @ L for effect_map, L in zip(self._problem.maps, engine, strict=True)]
+        problem = self._problem
+        if problem.variances is not None:
+            return problem.variances.user_roots(point)
+        engine = problem.template.factors_of(point)
+        return [effect_map @ L for effect_map, L in zip(problem.maps, engine, strict=True)]
 
-    def _user_theta(self, engine_theta: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        template = self._problem.template
-        matrices = []
-        for factor, root in zip(template.factors, self._roots(engine_theta), strict=True):
-            L = np.zeros_like(root)
-            for block in factor.blocks:
-                index = np.ix_(block, block)
-                L[index] = lower_factor(root[index])
-            matrices.append(L)
-        return template.theta_of(matrices)
+    def _user_theta(self, point: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        out = [np.zeros(0)]
+        for factor, root in zip(self.model.design.factors, self._roots(point), strict=True):
+            for block, structure in zip(factor.blocks, factor.all_structures, strict=True):
+                L = lower_factor(root[np.ix_(block, block)])
+                out.append(L.T[np.triu_indices(len(block))] if structure is None else structure.start(L @ L.T))
+        return np.concatenate(out)
 
     @cached_property
     def theta(self) -> pd.Series:
-        """Stacked lower triangles of Λ, column by column, random terms in the order of the formula; T = σ²ΛΛ'."""
-        names = self._problem.template.names
-        return pd.Series(self._user_theta(self._engine_theta), index=names, name="theta", dtype=float)
+        """Stacked lower triangles of Λ, column by column, random terms in the order of the formula; T = σ²ΛΛ'.
+
+        For a term with a structure: the structure's θ.
+        """
+        names = self._problem.theta_names
+        return pd.Series(self._user_theta(self._point), index=names, name="theta", dtype=float)
 
     @cached_property
     def covariances(self) -> dict[str, pd.DataFrame]:
         """T of each grouping factor: covariance matrix of its random effects, in units of the response."""
         out = {}
-        for factor, root in zip(self.model.design.factors, self._roots(self._engine_theta), strict=True):
+        for factor, root in zip(self.model.design.factors, self._roots(self._point), strict=True):
             names = list(factor.effects)
             out[factor.name] = pd.DataFrame(self.sigma**2 * (root @ root.T), index=names, columns=names)
         return out
 
     @property
     def is_singular(self) -> bool:
-        """Whether some direction of the random effects has no variance; `flat_directions` names it."""
-        return self._problem.template.is_singular(self._engine_theta)
+        """Whether some direction of the random effects has no variance though it might; `flat_directions` names it."""
+        return self._problem.space.is_singular(self._point)
 
     @cached_property
     def flat_directions(self) -> dict[str, list[str]]:
         """For each factor with a singular covariance: the combinations of its effects that have no variance."""
-        template = self._problem.template
-        engine = [L @ L.T for L in template.factors_of(self._engine_theta)]
-        return _effects.flat_directions(self._problem, engine, template.ranks(self._engine_theta))
+        space = self._problem.space
+        engine = [L @ L.T for L in space.factors_of(self._point)]
+        return _effects.flat_directions(self._problem, engine, space.deficiencies(self._point))
 
     def information(self, kind: str = "observed", boundary: str = "free") -> VarianceInformation:
         """Return the information of the entries of T and σ²; see `hlm.inference.information.information`."""

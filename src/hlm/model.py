@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,12 +14,16 @@ import pandas as pd
 from hlm.criterion import Problem, make_problem
 from hlm.crossed import SOLVERS
 from hlm.design import Column, Design, Factor, as_float, check_design, code_column, merge_factors
-from hlm.errors import DataError, DataTypeError, HLMError, RankDeficientWarning
+from hlm.errors import DataError, DataTypeError, DesignError, HLMError, RankDeficientWarning
 from hlm.estimation import estimate
 from hlm.fit import Fit
 from hlm.frames import Mask, usable
 from hlm.specification.arrays import Random
 from hlm.specification.build import FormulaReader
+from hlm.variance.assign import structured
+from hlm.variance.between import with_between
+from hlm.variance.restrictions import read_restrictions
+from hlm.variance.structures import Structure, find_structure
 from hlm.weights import read_weights
 
 
@@ -39,6 +43,16 @@ class Model:
         Precision weights w (lme4's meaning): Var(ε_i) = σ²/w_i. A row of weight 0 is left out.
     frequencies : str or (N,) array, optional
         Whole numbers f: row i stands for f_i identical rows, and for none where f_i = 0.
+    sampling_variance : str or (N,) array, optional
+        Known variances v of the responses (V-known models, meta-analysis): Var(ε_i) = v_i, σ is 1. There may be as many
+        groups as rows then.
+    covariance : dict, optional
+        Structure of the covariance of a random term: "unstructured" (the default), "diagonal" (as ``||``), "identity"
+        (one variance, uncorrelated), "cs" (compound symmetry), "ar1" (in the order of the columns), or an
+        `hlm.Structure`. Keys are grouping factors, or terms as written where a factor has several:
+        ``{"school": "cs"}``, ``{"(0 + x | school)": "cs"}``.
+    between : dict, optional
+        Known covariance between the levels of a grouping factor: a DataFrame, a matrix, or an `hlm.Between`.
     missing : {"drop", "raise"}
         Drop rows in which a used column is missing (they are counted, and outputs keep the input's rows), or raise.
 
@@ -58,10 +72,20 @@ class Model:
     design: Design
 
     def __init__(
-        self, formula: str, data: Any, *, weights: Any = None, frequencies: Any = None, missing: str = "drop"
+        self,
+        formula: str,
+        data: Any,
+        *,
+        weights: Any = None,
+        frequencies: Any = None,
+        sampling_variance: Any = None,
+        covariance: Mapping[str, str | Structure] | None = None,
+        between: Mapping[str, Any] | None = None,
+        missing: str = "drop",
     ) -> None:
         self._reader: FormulaReader | None = FormulaReader(formula)
-        self.design = self._reader.design(data, {"weights": weights, "frequencies": frequencies}, missing)
+        given = {"weights": weights, "frequencies": frequencies, "sampling_variance": sampling_variance}
+        self.design = self._reader.design(data, given, missing, covariance, between)
         check_design(self.design)
 
     @classmethod
@@ -74,6 +98,7 @@ class Model:
         names: Sequence[str] | None = None,
         weights: npt.ArrayLike | None = None,
         frequencies: npt.ArrayLike | None = None,
+        sampling_variance: npt.ArrayLike | None = None,
         response: str = "y",
     ) -> Model:
         """Build a model from arrays; no copies are made of float64 arrays.
@@ -92,6 +117,8 @@ class Model:
             Precision weights: Var(ε_i) = σ²/w_i. A row of weight 0 is left out.
         frequencies : (n,) array, optional
             Whole numbers: row i stands for f_i identical rows, and for none where f_i = 0.
+        sampling_variance : (n,) array, optional
+            Known variances of the responses, σ = 1.
         response : str
             Name of y in tables.
 
@@ -101,7 +128,7 @@ class Model:
         """
         model = cls.__new__(cls)
         model._reader = None
-        given = {"weights": weights, "frequencies": frequencies}
+        given = {"weights": weights, "frequencies": frequencies, "sampling_variance": sampling_variance}
         model.design = _design_of_arrays(y, X, random, names, given, response)
         check_design(model.design)
         return model
@@ -125,6 +152,11 @@ class Model:
             )
         return problem
 
+    @cached_property
+    def _restricted(self) -> Problem:
+        """The problem with nothing asked for but what the model says itself."""
+        return self.problem.restrict(read_restrictions(self.design, None, None))
+
     @property
     def formula(self) -> str | None:
         """The formula, or None for a model of arrays."""
@@ -135,6 +167,8 @@ class Model:
         *,
         reml: bool = True,
         method: str = "newton",
+        fixed: Mapping[str, Any] | None = None,
+        constraints: Any = None,
         max_iter: int | None = None,
         accelerate: bool = False,
         core: str = "auto",
@@ -148,6 +182,17 @@ class Model:
         method : {"newton", "fisher", "em", "ecme"}
             Trust-region Newton with exact second derivatives; Fisher scoring; the classic EM algorithm of hierarchical
             models; ECME, which maximises over σ² at each step. All minimise the same criterion.
+        fixed : mapping, optional
+            Known values, in the units of the data. A fixed effect's name: γ. "sigma": the residual standard deviation.
+            A grouping factor's name: T, as a (q, q) array or DataFrame in which NaN is free, as a number if q = 1, or
+            as a mapping from an effect (its variance) or a pair of effects (their covariance) to numbers. Names that
+            mean several of these go under "params" or "covariances": ``fixed={"params": {"sigma": 1.0}}``. With all of
+            T and σ known the fit is one solve.
+        constraints : str, pair of arrays, or list of those, optional
+            Linear constraints: texts such as ``"x1 = x2"``, ``"2*x1 + x3 = 1"``, ``"var(school) = var(class)"``,
+            ``"cov(Intercept, x | school) = 0"``, ``"var(school) = 0.5*sigma2"``; pairs (R, r) of matrices for the fixed
+            effects, R γ = r. Under REML, log|X'V⁻¹X| is that of the model in which each equation was solved for the
+            first of its columns and put in.
         max_iter : int, optional
             Most iterations: 200 for Newton and Fisher scoring, 20,000 steps for EM.
         accelerate : bool
@@ -168,6 +213,8 @@ class Model:
             If `reml` or `accelerate` is not a truth value.
         DegenerateError
             If the likelihood has no maximum.
+        HLMError
+            For values and constraints that contradict each other, are redundant, or name what is not there.
         """
         for name, value in (("reml", reml), ("accelerate", accelerate)):
             if not isinstance(value, (bool, np.bool_)):
@@ -175,7 +222,11 @@ class Model:
         reml, accelerate = bool(reml), bool(accelerate)
         if core not in SOLVERS:
             raise DataError(f"core must be one of {', '.join(map(repr, SOLVERS))}, got {core!r}")
-        problem = self.problem if core == "auto" else make_problem(self.design, core)
+        gathered = self.problem if core == "auto" else make_problem(self.design, core)
+        if fixed is None and constraints is None and core == "auto":
+            problem = self._restricted
+        else:
+            problem = gathered.restrict(read_restrictions(self.design, fixed, constraints), core)
         return Fit(self, problem, estimate(problem, reml, method, max_iter, accelerate), reml, method)
 
     def new_rows(self, new: Any) -> tuple[list[Column], list[Column], pd.Index]:
@@ -260,18 +311,22 @@ def _design_of_arrays(
     kept = None if zero is None else ~zero
     used = given.take(kept)
     parts = []
+    between: dict[str, Any] = {}
     for term in _random_terms(random):
         parts.append((_factor_of(term, n, kept), f"Random(name='{term.name}')"))
+        if term.between is not None and between.setdefault(term.name, term.between) is not term.between:
+            raise DesignError(f"'{term.name}' has two different matrices between its levels", column=term.name)
     return Design(
         response=response,
         y=y if kept is None else y[kept],
         names=tuple(names),
         columns=tuple(columns if kept is None else [column[kept] for column in columns]),
-        factors=merge_factors(parts),
+        factors=with_between(merge_factors(parts), between),
         weights=used.get("weights"),
         frequencies=used.get("frequencies"),
         kept=kept,
         dropped=given.counts,
+        sigma=given.sigma,
     )
 
 
@@ -288,4 +343,9 @@ def _factor_of(term: Random, n: int, kept: Mask | None) -> Factor:
         raise DataError(f"codes of '{term.name}' are missing in row {row}", column=term.name, row=row)
     together = tuple(range(len(columns)))
     blocks = (together,) if term.correlated else tuple((j,) for j in together)
-    return Factor(term.name, codes, index, tuple(columns), tuple(term.effect_names(columns)), blocks)
+    factor = Factor(term.name, codes, index, tuple(columns), tuple(term.effect_names(columns)), blocks)
+    if term.covariance is None:
+        return factor
+    if not term.correlated:
+        raise DesignError(f"Random '{term.name}': correlated=False is a covariance of its own", column=term.name)
+    return structured(factor, find_structure(term.covariance, f"'{term.name}'"), f"'{term.name}'")

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from hlm.fit import Fit
 
 # What a saved Fit consists of; another format whenever that changes.
-FORMAT = 1
-KEPT = ("model", "reml", "method", "_problem", "_value", "_certificate", "_trace", "_engine_theta")
+FORMAT = 2
+KEPT = ("model", "reml", "method", "_problem", "_value", "_certificate", "_trace", "_point")
 
 
 def state_of(fit: Fit) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def restore(fit: Fit, state: Any) -> None:
         raise DataError("the saved Fit is damaged: it is not what was saved; fit the model again")
     fit.__dict__.update(pickle.loads(state["parts"]))
     fit._criterion = fit._problem.criterion(fit.reml)
-    fit._criterion.value(fit._engine_theta)
+    fit._criterion.value(fit._point)
     fit._lock = Lock()
 
 

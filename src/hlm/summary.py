@@ -81,7 +81,11 @@ def _fixed_section(fit: Fit) -> Section:
     table = pd.DataFrame({"b": fit.params, "se": fit.bse, "t": fit.tvalues, "p": fit.pvalues})
     for name, b, se, t, p in table.itertuples():
         pvalue = "" if np.isnan(p) else ("<0.001" if p < 0.001 else f"{p:.3f}")
-        section.rows.append([str(name), _number(b), _number(se), "" if np.isnan(t) else f"{t:.2f}", pvalue])
+        section.rows.append(
+            [str(name), _number(b), "known" if se == 0 else _number(se), "" if np.isnan(t) else f"{t:.2f}", pvalue]
+        )
+    if fit.restrictions:
+        section.lines.append("held: " + ", ".join(fit.restrictions))
     if fit.aliased:
         section.lines.append("aliased with earlier columns, not estimated: " + ", ".join(fit.aliased))
     return section
@@ -100,6 +104,11 @@ def _random_section(fit: Fit) -> Section:
             section.rows.append(
                 [name if i == 0 else "", str(effect), _number(sd[i] ** 2), _number(sd[i]), " ".join(correlations)]
             )
+    for factor in fit.model.design.factors:
+        for block, structure in zip(factor.blocks, factor.all_structures, strict=True):
+            if structure is not None:
+                effects = ", ".join(factor.effects[j] for j in block)
+                section.lines.append(f"covariance of {effects} over '{factor.name}': {structure.name}")
     section.rows.append(["residual", "", _number(fit.sigma**2), _number(fit.sigma), ""])
     for name, directions in fit.flat_directions.items():
         section.lines.append(

@@ -17,6 +17,7 @@ Column = npt.NDArray[np.float64]
 
 # Sums of frequencies stay exact in float64.
 MOST = 2.0**53
+SAMPLING = "sampling_variance"
 # Below this float64 has fewer digits, and weights have no reciprocals.
 SMALLEST = 1e-307
 
@@ -28,7 +29,7 @@ class RowWeights:
     Attributes
     ----------
     values : dict of str to (N,) float64 array
-        What is given of "weights" and "frequencies"; not negative, perhaps missing.
+        What is given of "weights", "frequencies" and "sampling_variance"; not negative, perhaps missing.
     labels : dict of str to str
         What messages call them: ``weights 'w'`` for a column.
     """
@@ -51,6 +52,11 @@ class RowWeights:
         found = {f"{kind} = 0": len(values) - int(np.count_nonzero(values)) for kind, values in self.values.items()}
         return {text: count for text, count in found.items() if count}
 
+    @property
+    def sigma(self) -> float | None:
+        """σ where it is known: 1 with sampling variances."""
+        return 1.0 if SAMPLING in self.values else None
+
     def take(self, kept: Mask | None) -> dict[str, Column]:
         """Return the weights of the rows that are used.
 
@@ -69,6 +75,8 @@ class RowWeights:
             if missing.any():
                 raise bad_values(self.labels[kind], kind, missing, "missing")
             out[kind] = values if kept is None else values[kept]
+        if SAMPLING in out:
+            out["weights"] = 1 / out[SAMPLING]
         if "frequencies" in out and out["frequencies"].sum() > MOST:
             raise DataError(f"the frequencies add up to more than {MOST:.0f} rows", column="frequencies")
         return out
@@ -80,7 +88,7 @@ def read_weights(given: dict[str, Any], n: int, frame: pd.DataFrame | None = Non
     Parameters
     ----------
     given : dict
-        "weights" and "frequencies": None, (n,) numbers, or a name.
+        "weights", "frequencies" and "sampling_variance": None, (n,) numbers, or a name.
     n : int
         Rows of the data.
     frame : DataFrame, optional
@@ -91,9 +99,12 @@ def read_weights(given: dict[str, Any], n: int, frame: pd.DataFrame | None = Non
     DataTypeError
         If one is neither numbers nor a name.
     DataError
-        If one has another length than the data, is negative, infinite or zero everywhere, or a frequency is not whole.
+        If one has another length than the data, is negative, infinite or zero everywhere, a frequency is not whole, a
+        sampling variance is zero, or weights are given beside sampling variances.
     """
     values, labels = {}, {}
+    if given.get(SAMPLING) is not None and given.get("weights") is not None:
+        raise DataError(f"{SAMPLING} and weights say the same, Var(ε_i) = 1/w_i: give one of them", column=SAMPLING)
     for kind, value in given.items():
         if value is None:
             continue
@@ -102,6 +113,9 @@ def read_weights(given: dict[str, Any], n: int, frame: pd.DataFrame | None = Non
         else:
             column, labels[kind] = must_be_numbers(read(to_frame({kind: value}, [kind]), kind), kind, "array"), kind
         _check(column, labels[kind], n, whole=kind == "frequencies")
+        if kind == SAMPLING and (column == 0).any():
+            row = int(np.argmax(column == 0))
+            raise DataError(f"{labels[kind]} must be > 0; row {row} has 0", column=labels[kind], row=row)
         values[kind] = np.ascontiguousarray(column)
     return RowWeights(values, labels)
 

@@ -1,12 +1,13 @@
 """Make the reference files of the tests from a folder of R's results: ``python make_reference.py FOLDER [OUTPUT]``.
 
 FOLDER holds one JSON and one CSV file a data set and ``published.json``; OUTPUT (default: the folder of this script)
-gets ``reference/`` and ``published.json``. Kept are the models fitted by lmer, with what `KEYS` lists; no number is
-rounded. CSV and JSON files of an earlier run in ``OUTPUT/reference`` are removed first.
+gets ``reference/``, ``published.json`` and ``known_values.json``. Kept are the models fitted by lmer, with what `KEYS`
+lists; no number is rounded. CSV and JSON files of an earlier run in ``OUTPUT/reference`` are removed first.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import sys
@@ -20,6 +21,7 @@ KEYS = (
 )
 # fmt: on
 PUBLISHED = ("hsb_", "pb_", "sw_", "imm", "hox", "edm", "nist_smls")
+V_KNOWN = ("vknown_uncond", "vknown_weeks", "vknown_methods")
 # The table of reference/ that a published entry was computed from, by the beginning of its id.
 DATASETS = {
     "hsb_": "MathAchieve",
@@ -94,6 +96,39 @@ def published(source: dict[str, Any]) -> dict[str, Any]:
     return {"title": source["title"], "conventions": source["conventions"], "entries": entries}
 
 
+def known_values(folder: Path) -> dict[str, Any]:
+    """Return nlme's models with a known level-1 variance, their tables, and V-known models printed in books."""
+    source = json.loads((folder / "published.json").read_text(encoding="utf-8"))
+    entries = {entry["id"]: entry for entry in source["entries"]}
+    models, tables = [], {}
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        for model in result.get("nlme", []):
+            level1 = model["level1"]
+            if not level1["sigma_fixed"]:
+                continue
+            kept = {
+                "dataset": path.stem,
+                **{key: model[key] for key in ("id", "fixed", "random", "reml", "vcov", "criterion")},
+            }
+            kept |= {"sigma": level1["sigma_fixed"], "variance": level1["known_variance_column"]}
+            kept |= {"fixef": model["fixef"]["values"], "T": model["T"]["covariance"], "ranef": model["ranef"]}
+            models.append(kept)
+            if level1["known_variance_column"]:
+                rows = csv.DictReader(read_csv(folder / result["csv"]).decode().splitlines())
+                tables[path.stem] = [
+                    {k: v if result["columns"][k]["type"] == "factor" else float(v) for k, v in row.items()}
+                    for row in rows
+                ]
+    return {
+        "models": models,
+        "tables": tables,
+        "teacher_expectancy": source["data"]["teacher_expectancy"],
+        "eight_schools": {key: entries["eight_schools_data"][key] for key in ("source", "data")},
+        "published": {key: {k: entries[key][k] for k in ("source", "printed")} for key in V_KNOWN},
+    }
+
+
 def main(folder: Path, output: Path) -> None:
     """Make all files anew."""
     reference = output / "reference"
@@ -113,6 +148,7 @@ def main(folder: Path, output: Path) -> None:
     print(f"{total} models")
     text = json.dumps(published(json.loads((folder / "published.json").read_text(encoding="utf-8"))), indent=1)
     (output / "published.json").write_text(text + "\n", encoding="utf-8")
+    (output / "known_values.json").write_bytes(compact(known_values(folder)))
 
 
 if __name__ == "__main__":

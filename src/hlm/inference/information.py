@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 
 from hlm.covariance import Matrix, Template
-from hlm.criterion import Problem
+from hlm.criterion import Objective, Problem
 from hlm.crossed import traces_affordable
-from hlm.errors import DataError, NumericalError
+from hlm.errors import DataError, DesignError, NumericalError
 from hlm_ext.criterion import Criterion, KernelError
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ def information(fit: Fit, kind: str = "observed", boundary: str = "free") -> Var
     ------
     DataError
         For another kind or boundary, or observed information in all directions.
+    DesignError
+        For a model with covariance structures, known or tied variances.
     NumericalError
         If expected information is asked for and the core of a crossed design is too large for its traces.
     """
@@ -164,14 +166,22 @@ def _note(fit: Fit, found: Curvature, rank: int, count: int) -> str:
     return "; ".join(parts)
 
 
-def curvature(problem: Problem, criterion: Criterion, kind: str = "observed", boundary: str = "free") -> Curvature:
-    """Return the information of (θ, σ²) where the criterion stands; see `information`."""
+def curvature(problem: Problem, criterion: Objective, kind: str = "observed", boundary: str = "free") -> Curvature:
+    """Return the information of (θ, σ²) where the criterion stands; see `information`.
+
+    Raises
+    ------
+    DesignError
+        Where the variances have another parametrisation than θ: structures, known values, constraints.
+    """
     if kind not in KINDS:
         raise DataError(f"information must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
     if boundary not in BOUNDARIES:
         raise DataError(f"boundary must be 'free' or 'all', got {boundary!r}")
     if boundary == "all" and kind == "observed":
         raise DataError("observed information has no meaning across the boundary: ask for 'expected' or 'average'")
+    if not isinstance(criterion, Criterion):
+        raise DesignError("information of variances is not offered with covariance structures, known or tied variances")
     template, s, nu = problem.template, criterion.sigma2, criterion.freedom
     theta = np.array(criterion.theta)
     D = _entries(template, [L @ L.T for L in template.factors_of(theta)])

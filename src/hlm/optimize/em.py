@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hlm.covariance import Template
+from hlm.criterion import Objective, Space
 from hlm.errors import NumericalError
 from hlm.optimize.trace import Trace, Vector
-from hlm_ext.criterion import Criterion
 from hlm_ext.trust_region import trust_region_step
 
 # Stop when Aitken's estimate of what is left to gain (deviance units) is below this.
@@ -23,14 +22,14 @@ class EM:
 
     Parameters
     ----------
-    criterion : Criterion
-    template : Template
+    criterion : Criterion or VarianceCriterion
+    template : Template or Variances
     profiled : bool
         ECME (Liu and Rubin 1994): σ² maximises the likelihood at each step. Otherwise the classic algorithm of
         Dempster, Laird and Rubin (1977) and of Raudenbush and Bryk: σ² is updated from its posterior moment.
     """
 
-    def __init__(self, criterion: Criterion, template: Template, profiled: bool) -> None:
+    def __init__(self, criterion: Objective, template: Space, profiled: bool) -> None:
         self.criterion = criterion
         self.template = template
         self.profiled = profiled
@@ -80,8 +79,8 @@ def _extrapolate(x0: State, x1: State, x2: State) -> State | None:
 
 
 def minimize(
-    criterion: Criterion,
-    template: Template,
+    criterion: Objective,
+    template: Space,
     theta: Vector,
     profiled: bool,
     accelerate: bool,
@@ -142,9 +141,10 @@ def minimize(
     return trace
 
 
-def _decrement(criterion: Criterion, information: str) -> float:
+def _decrement(criterion: Objective, information: str) -> float:
     """Return what a Newton step would gain where the criterion stands; infinite where there is no minimum near."""
-    _, _, decrement, lowest, _ = trust_region_step(*criterion.derivatives(information), 1e6)
+    gradient, hessian = criterion.derivatives(information)
+    _, _, decrement, lowest, _ = trust_region_step(gradient, hessian, 1e6)
     return float(decrement) if lowest > 0 else np.inf
 
 

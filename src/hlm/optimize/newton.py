@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from hlm.criterion import Objective, Space
 from hlm.optimize.trace import Trace, Vector
-from hlm_ext.criterion import Criterion, KernelError
+from hlm_ext.criterion import KernelError
 from hlm_ext.trust_region import trust_region_step
 
 # A step is the last one when what it can still gain is below this (deviance units): the next decrement is its square.
@@ -19,7 +20,8 @@ ROUNDING = 4e-16
 
 
 def minimize(
-    criterion: Criterion,
+    criterion: Objective,
+    space: Space,
     theta: Vector,
     information: str = "observed",
     max_iter: int = 200,
@@ -28,7 +30,9 @@ def minimize(
 
     Parameters
     ----------
-    criterion : Criterion
+    criterion : Criterion or VarianceCriterion
+    space : Template or Variances
+        How a step leads from one point to the next.
     theta : (m,) float64
         Start.
     information : {"observed", "average", "expected"}
@@ -58,11 +62,11 @@ def minimize(
         if rejected > 40:
             trace.message = "no step lowers the criterion"
             break
-        trial = theta + step
         try:
+            trial = space.move(theta, step)
             trial_value = criterion.value(trial)
         except KernelError:
-            trial_value = np.inf
+            trial, trial_value = theta, np.inf
         actual = value - trial_value
         if inside and gain < noise and lowest > -1e-8 and actual > -8 * noise:
             # rounding hides what this step gains, so the criterion cannot judge it: it is the last one

@@ -17,13 +17,30 @@ RELATIVE_FLOOR = 1e-3
 
 
 def moment_start(criterion: Criterion, template: Template) -> Vector:
-    """Return θ (m,) from unbiased quadratic forms of the OLS residuals, MINQUE(0) (Rao 1971; Swallow and Searle 1978).
+    """Return θ (m,) from the moments of the OLS residuals, made positive definite."""
+    covariances, _ = moments(criterion, template)
+    return template.theta_of_covariances(covariances, FLOOR, RELATIVE_FLOOR)
 
-    The expectations of y'PV_aPy and of y'Py at D = 0 are linear in σ² and σ²D; the solution is made positive definite.
+
+def moments(criterion: Criterion, template: Template, sigma2: float | None = None) -> tuple[list[Matrix], float]:
+    """Return D of each factor, formula order, and σ² from unbiased quadratic forms of the OLS residuals.
+
+    MINQUE(0) (Rao 1971; Swallow and Searle 1978): the expectations of y'PV_aPy and of y'Py at D = 0 are linear in σ²
+    and σ²D. The D's need not be positive semidefinite.
+
+    Parameters
+    ----------
+    criterion : Criterion
+    template : Template
+    sigma2 : float, optional
+        The engine's σ² if it is known.
     """
     criterion.value(np.zeros(template.m))
     traces, forms, products = criterion.quadratic_forms()
     m = len(traces)
+    if sigma2 is not None:
+        known = trust_region_step(sigma2 * traces - forms, products, np.inf)[0]
+        return _unpack(known / sigma2, template), sigma2
     system = np.empty((m + 1, m + 1))
     system[:m, :m] = products
     system[:m, m] = system[m, :m] = traces
@@ -33,7 +50,7 @@ def moment_start(criterion: Criterion, template: Template) -> Vector:
     sigma2 = solution[m]
     if not sigma2 > 0:
         sigma2 = 0.1 * criterion.residual / criterion.freedom
-    return template.theta_of_covariances(_unpack(solution[:m] / sigma2, template), FLOOR, RELATIVE_FLOOR)
+    return _unpack(solution[:m] / sigma2, template), float(sigma2)
 
 
 def _unpack(values: Vector, template: Template) -> list[Matrix]:

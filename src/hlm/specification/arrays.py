@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hlm.design import as_float, intercept
 from hlm.errors import DataError, DataTypeError
+
+if TYPE_CHECKING:
+    from hlm.variance.structures import Structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +32,10 @@ class Random:
         Names of the columns of Z; "Intercept" for a missing Z or a column of ones, else "z0", "z1", …
     correlated : bool
         Whether the columns' covariance is unstructured (`True`) or diagonal (lme4's ``||``).
+    covariance : str or Structure, optional
+        Structure of the columns' covariance: "unstructured", "diagonal", "identity", "cs", "ar1" or one's own.
+    between : (J, J) DataFrame, array, sparse matrix or Between, optional
+        Known covariance between the levels; see `hlm.Between`.
 
     Raises
     ------
@@ -40,6 +48,8 @@ class Random:
     name: str = "g"
     effects: Sequence[str] | None = None
     correlated: bool = True
+    covariance: str | Structure | None = None
+    between: Any = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):

@@ -14,6 +14,8 @@ from hlm.specification.columns import Encoder, encode, evaluate, learn
 from hlm.specification.formula import Formula, RandomTerm, parse
 from hlm.specification.transforms import State
 from hlm.structure import Codes, cross_codes
+from hlm.variance.assign import assign
+from hlm.variance.between import with_between
 from hlm.weights import read_weights
 
 
@@ -31,15 +33,21 @@ class FormulaReader:
         self._random: dict[str, list[tuple[RandomTerm, Encoder]]] = {}
         self._offset_state: State = {}
 
-    def design(self, data: Any, weights: dict[str, Any], missing: str) -> Design:
+    def design(
+        self, data: Any, weights: dict[str, Any], missing: str, covariance: Any = None, between: Any = None
+    ) -> Design:
         """Return the design of the formula on `data`.
 
         Parameters
         ----------
         data : DataFrame or mapping
         weights : dict
-            "weights" and "frequencies": a name, an (N,) array or None.
+            "weights", "frequencies" and "sampling_variance": a name, an (N,) array or None.
         missing : {"drop", "raise"}
+        covariance : mapping or None
+            See `assign`.
+        between : mapping or None
+            See `with_between`.
         """
         if missing not in ("drop", "raise"):
             raise DataError(f"missing must be 'drop' or 'raise', got {missing!r}")
@@ -52,11 +60,13 @@ class FormulaReader:
         frame, kept, dropped = complete_rows(full, formula.columns, missing, given.zero)
         used = given.take(kept)
         try:
-            parts = self._read(frame, used.get("frequencies"))
+            parts = self._read(frame, used.get("frequencies"), covariance)
         except HLMError as error:
             raise (error if kept is None else error.of_input(np.flatnonzero(kept).tolist())) from None
+        parts["factors"] = with_between(parts["factors"], between)
         return Design(
             **parts,
+            sigma=given.sigma,
             weights=used.get("weights"),
             frequencies=used.get("frequencies"),
             index=full.index,
@@ -64,7 +74,7 @@ class FormulaReader:
             dropped=dropped | given.counts,
         )
 
-    def _read(self, frame: pd.DataFrame, frequencies: Column | None) -> dict[str, Any]:
+    def _read(self, frame: pd.DataFrame, frequencies: Column | None, covariance: Any) -> dict[str, Any]:
         """Return what a design has of the columns of complete rows."""
         formula = self.formula
         y = evaluate(formula.response, frame, state=learn([formula.response], frame, frequencies))
@@ -78,7 +88,7 @@ class FormulaReader:
             "y": y if offset is None else y - offset,
             "names": fixed.names,
             "columns": fixed.values,
-            "factors": merge_factors(parts),
+            "factors": merge_factors(assign(parts, covariance)),
             "offset": offset,
         }
 

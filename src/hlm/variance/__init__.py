@@ -1,0 +1,1 @@
+"""Variances that are more than free: structures of T, known values, constraints."""

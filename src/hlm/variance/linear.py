@@ -1,0 +1,223 @@
+"""Linear equations between named quantities: read from text, solved exactly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any, NoReturn
+
+from hlm.errors import FormulaError, HLMError
+
+_NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_WORD = re.compile(r"[^-+*/=(),;]+")
+# Parentheses and signs deeper than this are no equation of a person.
+MAX_NESTING = 50
+# What a quantity is known by; the empty one stands for the constant of a sum.
+Key = tuple[Any, ...]
+CONSTANT: Key = ()
+
+
+@dataclass(frozen=True)
+class Equation:
+    """Σ coefficient · quantity = right.
+
+    Attributes
+    ----------
+    coefficients : dict of key to Fraction
+        None of them zero.
+    right : Fraction
+    label : str
+        As the user gave it.
+    """
+
+    coefficients: dict[Key, Fraction]
+    right: Fraction
+    label: str
+
+
+def eliminate(equations: Sequence[Equation], order: Sequence[Key]) -> list[Equation]:
+    """Bring equations to reduced echelon form, exactly.
+
+    Parameters
+    ----------
+    equations : sequence of Equation
+    order : sequence of keys
+        The first of an equation's keys in this order is the one it is solved for: its coefficient becomes 1 and it
+        occurs in no other equation.
+
+    Raises
+    ------
+    HLMError
+        If an equation contradicts those before it, or follows from them, naming it.
+    """
+    rank = {key: place for place, key in enumerate(order)}
+    solved: list[tuple[Key, Equation]] = []
+    for equation in equations:
+        coefficients, right = dict(equation.coefficients), equation.right
+        for pivot, other in solved:
+            right -= _subtract(coefficients, other.coefficients, coefficients.get(pivot, Fraction(0))) * other.right
+        if not coefficients:
+            if right:
+                raise HLMError(f"{equation.label} contradicts {_named(solved)}")
+            raise HLMError(f"{equation.label} is redundant: it follows from {_named(solved)}; leave it out")
+        pivot = min(coefficients, key=rank.__getitem__)
+        unit = coefficients[pivot]
+        coefficients = {key: value / unit for key, value in coefficients.items()}
+        found = Equation(coefficients, right / unit, equation.label)
+        for place, (other_pivot, other) in enumerate(solved):
+            reduced = dict(other.coefficients)
+            factor = _subtract(reduced, coefficients, reduced.get(pivot, Fraction(0)))
+            solved[place] = other_pivot, Equation(reduced, other.right - factor * found.right, other.label)
+        solved.append((pivot, found))
+    # an equation's own key first, which callers rely on
+    return [
+        Equation(
+            {pivot: e.coefficients[pivot], **{k: v for k, v in e.coefficients.items() if k != pivot}}, e.right, e.label
+        )
+        for pivot, e in solved
+    ]
+
+
+def _subtract(row: dict[Key, Fraction], other: Mapping[Key, Fraction], factor: Fraction) -> Fraction:
+    """row -= factor · other, zeros left out; return the factor."""
+    if factor:
+        for key, value in other.items():
+            row[key] = row.get(key, Fraction(0)) - factor * value
+            if not row[key]:
+                del row[key]
+    return factor
+
+
+def _named(solved: Sequence[tuple[Key, Equation]]) -> str:
+    if not solved:
+        return "itself"
+    return ", ".join(dict.fromkeys(equation.label for _, equation in solved))
+
+
+class EquationReader:
+    """Reads equations such as ``"2*x1 + x3 = 1"``; nothing is evaluated as Python.
+
+    Names are those given, whatever characters they hold (``C(x)[T.b]``, ``x1:x2``, ``var(x | school)``): the longest
+    one that fits is read. White space does not count. Numbers multiply and divide; names may not multiply each other.
+
+    Parameters
+    ----------
+    names : dict of str to key
+    """
+
+    def __init__(self, names: Mapping[str, Key]) -> None:
+        self._names: dict[str, Key] = {}
+        self._ambiguous: set[str] = set()
+        for name, key in names.items():
+            squeezed = "".join(name.split())
+            if self._names.setdefault(squeezed, key) != key:
+                self._ambiguous.add(squeezed)
+        self._sorted = sorted(self._names, key=len, reverse=True)
+        self._shown = list(names)
+
+    def read(self, text: str) -> list[Equation]:
+        """Return the equations of a text: one, or ``a = b = 0`` or ``a = 1; b = 2`` for several.
+
+        Raises
+        ------
+        FormulaError
+            If it cannot be read, names what is not there, or is not linear.
+        """
+        out = []
+        for part in text.split(";"):
+            if not part.strip():
+                continue
+            self._text, self._at, self._depth = "".join(part.split()), 0, 0
+            sides = [self._sum()]
+            while self._take("="):
+                sides.append(self._sum())
+            if self._at < len(self._text):
+                self._fail(f"cannot read '{self._text[self._at :]}'")
+            if len(sides) < 2:
+                self._fail("has no '='")
+            for left, right in pairwise(sides):
+                out.append(self._equation(left, right, part.strip()))
+        if not out:
+            raise FormulaError(f"constraint {text!r} is empty")
+        return out
+
+    def _equation(self, left: dict[Key, Fraction], right: dict[Key, Fraction], label: str) -> Equation:
+        row = dict(left)
+        _subtract(row, right, Fraction(1))
+        constant = -row.pop(CONSTANT, Fraction(0))
+        if not row:
+            self._fail("leaves no parameter")
+        return Equation(row, constant, f"'{label}'")
+
+    def _fail(self, why: str) -> NoReturn:
+        raise FormulaError(f"constraint '{self._text}': {why}", position=self._at)
+
+    def _take(self, *operators: str) -> str:
+        for operator in operators:
+            if self._text.startswith(operator, self._at):
+                self._at += len(operator)
+                return operator
+        return ""
+
+    def _sum(self) -> dict[Key, Fraction]:
+        total: dict[Key, Fraction] = {}
+        sign = self._take("+", "-")
+        while True:
+            _subtract(total, self._product(), Fraction(1 if sign == "-" else -1))
+            sign = self._take("+", "-")
+            if not sign:
+                return total
+
+    def _product(self) -> dict[Key, Fraction]:
+        total = self._operand()
+        while operator := self._take("*", "/"):
+            other = self._operand()
+            if operator == "*" and not set(total) - {CONSTANT}:
+                total, other = other, total
+            if set(other) - {CONSTANT}:
+                self._fail("is not linear: parameters can only be multiplied by numbers")
+            number = other.get(CONSTANT, Fraction(0))
+            if operator == "/" and not number:
+                self._fail("divides by zero")
+            number = 1 / number if operator == "/" else number
+            total = {key: value * number for key, value in total.items() if number}
+        return total
+
+    def _operand(self) -> dict[Key, Fraction]:
+        for name in self._sorted:
+            if self._text.startswith(name, self._at) and self._ends(name):
+                if name in self._ambiguous:
+                    self._fail(f"'{name}' may mean several parameters")
+                self._at += len(name)
+                return {self._names[name]: Fraction(1)}
+        if self._take("-"):
+            self._nest()
+            return {key: -value for key, value in self._operand().items()}
+        if self._take("("):
+            self._nest()
+            inner = self._sum()
+            if not self._take(")"):
+                self._fail("a parenthesis is not closed")
+            return inner
+        number = _NUMBER.match(self._text, self._at)
+        if number is not None:
+            self._at = number.end()
+            value = Fraction(number.group())
+            return {CONSTANT: value} if value else {}
+        word = _WORD.match(self._text, self._at)
+        if word is None:
+            self._fail("a number or a parameter is missing")
+        self._fail(f"no parameter '{word.group()}'; there are {', '.join(self._shown)}")
+
+    def _nest(self) -> None:
+        self._depth += 1
+        if self._depth > MAX_NESTING:
+            self._fail(f"more than {MAX_NESTING} signs and parentheses")
+
+    def _ends(self, name: str) -> bool:
+        """Whether the name is not the beginning of a longer word."""
+        after = self._text[self._at + len(name) : self._at + len(name) + 1]
+        return not (after and (after.isalnum() or after in "_.[:") and (name[-1].isalnum() or name[-1] == "_"))
