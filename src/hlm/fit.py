@@ -15,6 +15,11 @@ from scipy.special import ndtr, ndtri
 from hlm import effects as _effects
 from hlm import saved
 from hlm.criterion import Problem
+from hlm.empirical_bayes import coefficients as _coefficients
+from hlm.empirical_bayes import reliability as _reliability
+from hlm.empirical_bayes.coefficients import GroupCoefficients
+from hlm.empirical_bayes.ols import GroupOLS, group_ols
+from hlm.empirical_bayes.residual_tables import group_table, row_table
 from hlm.errors import DataError, DataTypeError
 from hlm.inference.information import VarianceInformation, information
 from hlm.prediction import linear_predictor, predict
@@ -281,6 +286,32 @@ class Fit:
                 both[effect] = table[effect] + (fixed[effect] if effect in fixed.index else 0.0)
             out[name] = both
         return out
+
+    # ---- empirical Bayes: see hlm.empirical_bayes -------------------------------------------------------------------
+
+    def empirical_bayes(self, factor: str, *, theta_uncertainty: bool = False) -> GroupCoefficients:
+        """Return β̂_j = 𝐙_j γ̂ + û_j of a factor's groups with covariances; see `coefficients.empirical_bayes`."""
+        return _coefficients.empirical_bayes(self, factor, theta_uncertainty)
+
+    def ols(self, factor: str) -> GroupOLS:
+        """Return each group fitted by itself, and the level-2 regressions of that; see `ols.group_ols`."""
+        return group_ols(self, factor)
+
+    def reliability(self, kind: str = "hlm") -> pd.DataFrame:
+        """Return the average reliability of each random coefficient; see `reliability.reliabilities`."""
+        return _reliability.reliability(self, kind)
+
+    def reliabilities(self, factor: str, kind: str = "hlm") -> pd.DataFrame:
+        """Return the reliability of each random coefficient of each group; see `reliability.reliabilities`."""
+        return _reliability.reliabilities(self, factor, kind)
+
+    def variance_tests(self) -> pd.DataFrame:
+        """Return HLM's chi-square test of each variance; see `reliability.variance_tests`."""
+        return _reliability.variance_tests(self)
+
+    def residual_table(self, factor: str | None = None) -> pd.DataFrame:
+        """Return HLM's residual file of a factor's groups, or of the rows; see `residual_tables`."""
+        return row_table(self) if factor is None else group_table(self, factor)
 
     # ---- rows -----------------------------------------------------------------------------------------------------
 

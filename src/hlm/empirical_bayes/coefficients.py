@@ -1,0 +1,149 @@
+"""Empirical Bayes coefficients β_j = 𝐙_j γ + u_j of the groups, with their conditional covariances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import ndtri
+
+from hlm import effects
+from hlm.empirical_bayes.chain import level
+from hlm.empirical_bayes.level_one import level_one
+from hlm.errors import DataError, NumericalError
+
+if TYPE_CHECKING:
+    from hlm.fit import Fit
+
+Array = npt.NDArray[np.float64]
+
+# Step of central differences in θ (whose entries are near 1 in the engine's coordinates): the cube root of the rounding
+# error, where what is cut off and what is rounded are of one size.
+STEP = float(np.finfo(np.float64).eps) ** (1 / 3)
+# Directions of θ in which the criterion curves less than this, relative to the steepest one, are not estimated.
+FLAT = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class GroupCoefficients:
+    """Coefficients of the groups of one factor, and their uncertainty.
+
+    Attributes
+    ----------
+    estimates : (J, k) DataFrame
+        β̂_j = 𝐙_j γ̂ + û_j: the random coefficients, then those whose variation between groups has no random part.
+    cov : (J, k, k) float64
+        Cov(β̂_j - β_j), in the order of the columns of `estimates`.
+    """
+
+    estimates: pd.DataFrame
+    cov: Array
+
+    @property
+    def bse(self) -> pd.DataFrame:
+        """Standard errors of the coefficients, (J, k)."""
+        size = np.sqrt(np.diagonal(self.cov, axis1=1, axis2=2))
+        return pd.DataFrame(size, index=self.estimates.index, columns=self.estimates.columns)
+
+    def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
+        """Return normal intervals of coverage 1 - alpha: columns (coefficient, "lower" | "upper")."""
+        if not 0 < alpha < 1:
+            raise DataError(f"alpha must be between 0 and 1, got {alpha}")
+        half = -ndtri(alpha / 2) * self.bse
+        parts = {"lower": self.estimates - half, "upper": self.estimates + half}
+        both = pd.concat(parts, axis=1).swaplevel(axis=1)
+        return both[[(name, end) for name in self.estimates.columns for end in parts]]
+
+
+def empirical_bayes(fit: Fit, name: str, theta_uncertainty: bool = False) -> GroupCoefficients:
+    """Return the empirical Bayes coefficients of the groups of a factor.
+
+    Parameters
+    ----------
+    fit : Fit
+    name : str
+        Grouping factor.
+    theta_uncertainty : bool
+        Add the uncertainty of θ̂ to that of u and γ̂, to first order: Σ_ab (∂β̂_j/∂θ_a) Cov(θ̂)_ab (∂β̂_j/∂θ_b)' (Kackar
+        and Harville 1984; Kass and Steffey 1989), Cov(θ̂) from the second derivatives of the criterion. On the boundary
+        only directions of θ that are free count.
+
+    Returns
+    -------
+    GroupCoefficients
+        cov = Var(𝐙_j(γ̂ - γ)) + Cov(û_j - u_j) and the two cross terms, Cov(γ̂ - γ, û_j - u_j) = Cov(γ̂)(dû_j/dγ)'
+        (from Henderson's equations); for a top level, other levels' effects are no part of its coefficients.
+
+    Raises
+    ------
+    DesignError
+        For an unknown factor, or where factors are crossed.
+    """
+    factor = fit.model.design.factor(name)
+    equation, own = level_one(fit, factor), level(fit, name)
+    gamma, spread = fit.params.dropna().to_numpy(), fit.cov_params().to_numpy()
+    q, Z = equation.random, equation.Z
+    estimates = Z @ gamma
+    estimates[:, :q] += fit.random_effects[name].to_numpy()
+    cov = Z @ spread @ Z.transpose(0, 2, 1)
+    cross = Z @ spread @ own.response_to_beta.transpose(0, 2, 1)
+    cov[:, :, :q] += cross
+    cov[:, :q, :] += cross.transpose(0, 2, 1)
+    cov[:, :q, :q] += fit.random_effects_cov[name]
+    if theta_uncertainty:
+        slopes_gamma, slopes_u, theta_cov = theta_sensitivity(fit)
+        slopes = np.einsum("jkr,ra->jka", Z, slopes_gamma)
+        slopes[:, :q] += slopes_u[name]
+        cov += slopes @ theta_cov @ slopes.transpose(0, 2, 1)
+    return GroupCoefficients(pd.DataFrame(estimates, index=factor.labels, columns=equation.names), cov)
+
+
+def theta_sensitivity(fit: Fit) -> tuple[Array, dict[str, Array], Array]:
+    """Return how γ̂ and û follow θ, and the covariance of θ̂ in the engine's coordinates.
+
+    Returns
+    -------
+    gamma : (r, m) float64
+        ∂γ̂/∂θ, by central differences (relative error some 1e-10).
+    effects : dict of (J, q, m) float64
+        ∂û/∂θ of each factor.
+    cov : (m, m) float64
+        2 H⁻¹, H the second derivatives of the criterion, σ² profiled out; zero in directions that are not free.
+
+    Raises
+    ------
+    NumericalError
+        If the criterion curves down in some direction: the fit did not converge.
+    """
+    problem = fit._problem
+    criterion = problem.criterion(fit.reml)
+    theta = fit._engine_theta
+    criterion.value(theta)
+    H = criterion.derivatives(problem.curvature[1])[1]
+    values, vectors = np.linalg.eigh(H)
+    most = float(np.abs(values).max(initial=0.0))
+    if (values < -1e-6 * most).any():
+        raise NumericalError("the criterion curves down at θ̂, which has no covariance then: the fit has not converged")
+    free = values > FLAT * most
+    cov = 2 * (vectors[:, free] / values[free]) @ vectors[:, free].T
+    gamma, modes = [], []
+    for a in range(len(theta)):
+        step = STEP * max(1.0, abs(theta[a]))
+        ends = []
+        for sign in (1, -1):
+            moved = theta.copy()
+            moved[a] += sign * step
+            criterion.value(moved)
+            ends.append((problem.coordinates.beta_map @ criterion.beta, effects.random_effects(problem, criterion)[0]))
+        (b1, u1), (b0, u0) = ends
+        gamma.append((b1 - b0) / (2 * step))
+        modes.append([(x - y) / (2 * step) for x, y in zip(u1, u0, strict=True)])
+    names = [factor.name for factor in problem.design.factors]
+    slopes = {
+        name: np.stack([mode[k] for mode in modes], axis=2) if modes else np.zeros((*fit._modes[k].shape, 0))
+        for k, name in enumerate(names)
+    }
+    return np.array(gamma).reshape(len(theta), problem.rank).T, slopes, cov
