@@ -238,6 +238,19 @@ class Model:
             raise DataError(f"X must have {len(self.design.columns)} columns, got shape {X.shape}")
         return list(X.T), [], pd.RangeIndex(len(X))
 
+    def new_response(self, new: Any) -> Column:
+        """Return the response (n,) of new rows; for a model of arrays the first of (y, X, list of Random)."""
+        if self._reader is not None:
+            return self._reader.response(new)
+        if not isinstance(new, tuple) or len(new) != 3:
+            raise DataTypeError(
+                f"new rows with a response are (y, X, [Random, …]) for a model of arrays, got {type(new).__name__}"
+            )
+        y = as_float(new[0], "y")
+        if y.shape != (len(new[1]),):
+            raise DataError(f"y must be ({len(new[1])},), got shape {y.shape}", column="y")
+        return y
+
     def new_groups(self, new: Any, factor: Factor) -> tuple[npt.NDArray[np.intp], list[Column], Any]:
         """Return the level (-1 if new), the random columns and the labels of new rows for one factor."""
         if self._reader is not None:

@@ -72,15 +72,15 @@ def walk(blocks: Sequence[Array], children: Sequence[Codes], roots: Sequence[Arr
     roots : list of (q_k, q_k) float64
         Λ of each factor, D = ΛΛ'.
     """
-    left = [np.array(block) for block in blocks]
+    left = [np.array(block) if k else block for k, block in enumerate(blocks)]
     widths = [block.shape[1] for block in blocks]
     solved: list[Array] = []
     for k, L in enumerate(roots):
         q = widths[k]
         A, tail = left[k][:, :, :q], left[k][:, :, q:]
-        N = L @ np.linalg.solve(np.eye(q) + L.T @ A @ L, np.broadcast_to(L.T, A.shape))
+        N = congruence(np.asarray(np.linalg.inv(np.eye(q) + congruence(A, L)), dtype=np.float64), L.T)
         solved.append(N)
-        carried = N @ tail
+        carried = N @ tail if k < len(roots) - 1 else tail
         at = 0
         for m in range(k + 1, len(widths)):
             K = tail[:, :, at : at + widths[m]]
@@ -89,13 +89,20 @@ def walk(blocks: Sequence[Array], children: Sequence[Codes], roots: Sequence[Arr
     stages: list[Stage] = []
     for k in reversed(range(len(widths))):
         edges = np.cumsum(widths[k:])
-        own = left[k][:, :, edges[-1] :].copy()
+        own = left[k][:, :, edges[-1] :]
         K_above = [left[k][:, :, lo:hi] for lo, hi in pairwise(edges.tolist())]
         parents = [_parents(children, k, m) for m in range(k + 1, len(widths))]
         for K, parent, stage in zip(K_above, parents, stages, strict=True):
-            own -= K @ stage.effects[parent]
+            own = own - K @ stage.effects[parent]
         stages.insert(0, Stage(left[k][:, :, : widths[k]], solved[k], K_above, parents, own, solved[k] @ own))
     return stages
+
+
+def congruence(matrices: Array, C: Array) -> Array:
+    """Return C' A C for each A of (J, q, q), C (q, s): one product for all, which small matrices gain most by."""
+    s = C.shape[1]
+    flat = np.ascontiguousarray(matrices).reshape(len(matrices), C.shape[0] ** 2)
+    return (flat @ np.kron(C, C)).reshape(len(matrices), s, s)
 
 
 def _offsets(children: Sequence[Codes], k: int, m: int) -> Codes:
@@ -112,6 +119,35 @@ def _parents(children: Sequence[Codes], k: int, m: int) -> Codes:
     for step in range(k + 1, m):
         of = np.repeat(np.arange(len(children[step]) - 1), np.diff(children[step]))[of]
     return of
+
+
+def innovations(stages: Sequence[Stage], k: int) -> list[Array]:
+    """Return how the errors of factor k follow what is new at each level above it, nearest first.
+
+    Given y and β, u - û of a group is ν + Σ_m P_m ν_m with independent ν ~ N(0, σ²N) of its own and of its ancestors:
+    P_m = -N (K_m + Σ_l K_l P_lm), l between k and m.
+
+    Returns
+    -------
+    list of (J, q, q_m) float64
+    """
+    stage = stages[k]
+    out: list[Array] = []
+    for m in range(len(stage.K)):
+        coupled = stage.K[m].copy()
+        for between in range(m):
+            above = innovations(stages, k + 1 + between)[m - between - 1]
+            coupled += stage.K[between] @ above[stage.parents[between]]
+        out.append(-stage.N @ coupled)
+    return out
+
+
+def spread(stages: Sequence[Stage], k: int) -> Array:
+    """Return Cov(u - û | y, β)/σ² (J, q, q) of factor k."""
+    out = stages[k].N.copy()
+    for P, parent, above in zip(innovations(stages, k), stages[k].parents, stages[k + 1 :], strict=True):
+        out += P @ above.N[parent] @ P.transpose(0, 2, 1)
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,24 +226,47 @@ def level(fit: Fit, name: str) -> Level:
     with fit._lock:
         beta, sigma2 = fit._criterion.beta, fit._criterion.sigma2
     right = stage.own[:, :, -1] - stage.own[:, :, :-1] @ beta
-    # A = H H' and its generalised inverse W W', over the directions that the group's rows determine
-    values, vectors = np.linalg.eigh(stage.A)
-    kept = values > DEPENDENT * values[:, -1:]
-    size = np.sqrt(np.where(kept, values, 1.0))
-    H, W = vectors * (size * kept)[:, None, :], vectors * (kept / size)[:, None, :]
-    whitened = W.transpose(0, 2, 1) @ right[:, :, None]
-    HL = H.transpose(0, 2, 1) @ L
-    spread = np.eye(len(L)) + HL @ HL.transpose(0, 2, 1)
-    distance = (whitened * np.linalg.solve(spread, whitened)).sum(axis=(1, 2)) / sigma2
+    own, covariance, W, kept = whitened(stage.A, right[:, :, None], L)
+    distance = (own * np.linalg.solve(covariance, own)).sum(axis=(1, 2)) / sigma2
     full = np.asarray(kept.all(axis=1))
     MW = scale * (M @ W)
     slopes = np.linalg.inv(problem.coordinates.beta_map)
     return Level(
         T=fit.covariances[name].to_numpy(),
-        own=np.where(full[:, None], (MW @ whitened)[:, :, 0], np.nan)[groups],
+        own=np.where(full[:, None], (MW @ own)[:, :, 0], np.nan)[groups],
         own_cov=np.where(full[:, None, None], sigma2 * (MW @ MW.transpose(0, 2, 1)), np.nan)[groups],
         shrinkage=(M @ stage.N @ stage.A @ np.linalg.inv(M))[groups],
         distance=distance[groups],
         rank=kept.sum(axis=1)[groups],
         response_to_beta=-scale * (M @ stage.effects[:, :, :-1] @ slopes)[groups],
     )
+
+
+def whitened(A: Array, right: Array, root: Array) -> tuple[Array, Array, Array, npt.NDArray[np.bool_]]:
+    """Return the groups' own estimates in coordinates in which their sampling covariance is σ²I.
+
+    Parameters
+    ----------
+    A : (J, q, q) float64
+        Z'V⁻¹Z.
+    right : (J, q, s) float64
+        Z'V⁻¹ of each of s columns.
+    root : (q, q) float64
+        Λ.
+
+    Returns
+    -------
+    own : (J, q, s) float64
+        W' right, WW' the generalised inverse of A: zero in directions that the group's rows do not determine.
+    spread : (J, q, q) float64
+        Covariance of `own` under the model in units of σ², I + H'DH with A = HH'.
+    W : (J, q, q) float64
+    kept : (J, q) bool
+        Directions that are determined.
+    """
+    values, vectors = np.linalg.eigh(A)
+    kept = np.asarray(values > DEPENDENT * values[:, -1:])
+    size = np.sqrt(np.where(kept, values, 1.0))
+    H, W = vectors * (size * kept)[:, None, :], vectors * (kept / size)[:, None, :]
+    HL = H.transpose(0, 2, 1) @ root
+    return W.transpose(0, 2, 1) @ right, np.eye(A.shape[1]) + HL @ HL.transpose(0, 2, 1), W, kept

@@ -32,6 +32,7 @@ class FormulaReader:
         self._fixed: Encoder | None = None
         self._random: dict[str, list[tuple[RandomTerm, Encoder]]] = {}
         self._offset_state: State = {}
+        self._response_state: State = {}
 
     def design(
         self, data: Any, weights: dict[str, Any], missing: str, covariance: Any = None, between: Any = None
@@ -77,7 +78,8 @@ class FormulaReader:
     def _read(self, frame: pd.DataFrame, frequencies: Column | None, covariance: Any) -> dict[str, Any]:
         """Return what a design has of the columns of complete rows."""
         formula = self.formula
-        y = evaluate(formula.response, frame, state=learn([formula.response], frame, frequencies))
+        self._response_state = learn([formula.response], frame, frequencies)
+        y = evaluate(formula.response, frame, state=self._response_state)
         self._offset_state = learn(formula.offsets, frame, frequencies)
         offsets = self._offsets(frame)
         offset = np.sum(offsets, axis=0) if offsets else None
@@ -104,6 +106,11 @@ class FormulaReader:
         self._random.setdefault(term.name, []).append((term, encoder))
         # the term's columns are one block; `||` comes from the parser as several terms
         return Factor(term.name, codes, labels, columns.values, columns.names, (tuple(range(len(columns.values))),))
+
+    def response(self, new: Any) -> Column:
+        """Return the response (n,) of new rows."""
+        frame = to_frame(new, list(self.formula.response.columns), new=True)
+        return evaluate(self.formula.response, frame, state=self._response_state)
 
     def fixed(self, new: Any) -> tuple[list[Column], list[Column], pd.Index]:
         """Return fixed columns and offsets of new rows, and their index."""
