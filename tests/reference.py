@@ -93,6 +93,11 @@ def published(id: str) -> dict[str, Any]:
     return _published()[id]
 
 
+def printed_data(name: str) -> pd.DataFrame:
+    """Return data of ``data/printed`` that belong to published results only; labels as text."""
+    return pd.read_csv(DATA / "printed" / f"{name}.csv", dtype={"Worker": str, "Block": str, "id": str})
+
+
 def _read(path: Path) -> str:
     data = path.read_bytes()
     return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
