@@ -8,7 +8,7 @@ import hlm
 from hlm.empirical_bayes.chain import level
 from hlm.empirical_bayes.coefficients import theta_sensitivity
 
-from ..dense import STRUCTURES, Case, make_case
+from ..dense import STRUCTURES, Case, make_case, structure
 
 NESTED = ["intercept", "slope", "three columns", "two nested", "three nested", "four nested"]
 
@@ -16,6 +16,11 @@ NESTED = ["intercept", "slope", "three columns", "two nested", "three nested", "
 def fitted(name: str, reml: bool = True) -> tuple[Case, hlm.Fit]:
     case = make_case(STRUCTURES[name][0], STRUCTURES[name][1], seed=3, tops=25, most=4)
     return case, case.model().fit(reml=reml)
+
+
+def crossed_fit(name: str) -> tuple[Case, hlm.Fit]:
+    case = structure(name, seed=2)
+    return case, case.model().fit()
 
 
 class Dense:
@@ -96,9 +101,9 @@ def test_own_estimate_reliability_and_distance(name: str) -> None:
             assert own.distance[j] == pytest.approx(estimate @ np.linalg.solve(T + cov, estimate), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("name", [*NESTED, "two crossed", "crossed slopes", "two nested, one across"])
 def test_coefficients_and_their_covariance(name: str) -> None:
-    case, fit = fitted(name)
+    case, fit = fitted(name) if name in NESTED else crossed_fit(name)
     dense, sigma2 = Dense(case, fit.theta.to_numpy()), fit.sigma**2
     fixed = [f"x{j}" if j else "Intercept" for j in range(case.X.shape[1])]
     for k, Z in enumerate(case.Z):
@@ -226,7 +231,7 @@ def test_posterior_of_lindley_and_smith(name: str) -> None:
 
 def test_crossed_factors_have_no_own_estimates() -> None:
     fit = hlm.Model("y ~ 1 + (1 | g) + (1 | h)", crossed()).fit()
-    for call in (fit.reliability, fit.variance_tests, lambda: fit.empirical_bayes("g"), lambda: fit.ols("h")):
+    for call in (fit.reliability, fit.variance_tests, fit.poolings, lambda: fit.ols("h")):
         with pytest.raises(hlm.errors.DesignError, match="crossed"):
             call()
     values = fit.reliability("prediction")["reliability"]

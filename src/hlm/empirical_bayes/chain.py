@@ -169,8 +169,6 @@ class Level:
         Squared length of the own estimate in units of its covariance T + own_cov.
     rank : (J,) intp
         Effects that the group's rows determine.
-    response_to_beta : (J, q, r) float64
-        dû/dγ, over the estimated columns of X.
     """
 
     T: Array
@@ -179,7 +177,6 @@ class Level:
     shrinkage: Array
     distance: Array
     rank: Codes
-    response_to_beta: Array
 
 
 # What a random column leaves of its length beside the others, within a group, when they are dependent there: the
@@ -204,8 +201,20 @@ def stages_of(fit: Fit) -> list[Stage]:
             "factors, so it has no estimate of its own; this is for nested hierarchies",
             column=names[0],
         )
-    roots = problem.template.factors_of(fit._engine_theta)
-    return walk(problem.coordinates.blocks, hierarchy.children, [roots[k] for k in problem.template.order])
+    for factor in problem.design.factors:
+        if factor.between is not None:
+            raise DesignError(
+                f"levels of '{factor.name}' have a known covariance with each other: none has an estimate of its own",
+                column=factor.name,
+            )
+    return walk(problem.coordinates.blocks, hierarchy.children, chain_roots(fit))
+
+
+def chain_roots(fit: Fit) -> list[Array]:
+    """Return a square root of D of each factor of the hierarchy, leaves first, in the engine's coordinates."""
+    problem = fit._problem
+    roots = fit._roots(fit._point)
+    return [np.asarray(np.linalg.solve(problem.maps[k], roots[k]), dtype=np.float64) for k in problem.template.order]
 
 
 def level(fit: Fit, name: str) -> Level:
@@ -221,7 +230,7 @@ def level(fit: Fit, name: str) -> Level:
     stages = stages_of(fit)
     position = problem.template.order.index(k)
     stage, groups = stages[position], np.argsort(problem.statistics.hierarchy.levels[position])
-    L = problem.template.factors_of(fit._engine_theta)[k]
+    L = chain_roots(fit)[position]
     scale, M = problem.coordinates.scale, problem.maps[k]
     with fit._lock:
         beta, sigma2 = fit._criterion.beta, fit._criterion.sigma2
@@ -230,7 +239,6 @@ def level(fit: Fit, name: str) -> Level:
     distance = (own * np.linalg.solve(covariance, own)).sum(axis=(1, 2)) / sigma2
     full = np.asarray(kept.all(axis=1))
     MW = scale * (M @ W)
-    slopes = np.linalg.inv(problem.coordinates.beta_map)
     return Level(
         T=fit.covariances[name].to_numpy(),
         own=np.where(full[:, None], (MW @ own)[:, :, 0], np.nan)[groups],
@@ -238,7 +246,6 @@ def level(fit: Fit, name: str) -> Level:
         shrinkage=(M @ stage.N @ stage.A @ np.linalg.inv(M))[groups],
         distance=distance[groups],
         rank=kept.sum(axis=1)[groups],
-        response_to_beta=-scale * (M @ stage.effects[:, :, :-1] @ slopes)[groups],
     )
 
 

@@ -11,9 +11,10 @@ import pandas as pd
 from scipy.special import ndtri
 
 from hlm import effects
-from hlm.empirical_bayes.chain import level
 from hlm.empirical_bayes.level_one import level_one
-from hlm.errors import DataError, NumericalError
+from hlm.errors import DataError
+from hlm.inference.information import curvature
+from hlm_ext.forms import forms
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -23,8 +24,6 @@ Array = npt.NDArray[np.float64]
 # Step of central differences in θ (whose entries are near 1 in the engine's coordinates): the cube root of the rounding
 # error, where what is cut off and what is rounded are of one size.
 STEP = float(np.finfo(np.float64).eps) ** (1 / 3)
-# Directions of θ in which the criterion curves less than this, relative to the steepest one, are not estimated.
-FLAT = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,31 +73,43 @@ def empirical_bayes(fit: Fit, name: str, theta_uncertainty: bool = False) -> Gro
     Returns
     -------
     GroupCoefficients
-        cov = Var(𝐙_j(γ̂ - γ)) + Cov(û_j - u_j) and the two cross terms, Cov(γ̂ - γ, û_j - u_j) = Cov(γ̂)(dû_j/dγ)'
-        (from Henderson's equations); for a top level, other levels' effects are no part of its coefficients.
+        cov = (𝐙_j + G_j) Cov(γ̂) (𝐙_j + G_j)' + Cov(u_j | y, γ), G_j = dû_j/dγ = -D Z_j'V⁻¹X: what Henderson's equations
+        give for γ and u together.
 
     Raises
     ------
     DesignError
-        For an unknown factor, or where factors are crossed.
+        For an unknown factor; with `theta_uncertainty`, for a model with structures or constraints of its variances.
     """
     factor = fit.model.design.factor(name)
-    equation, own = level_one(fit, factor), level(fit, name)
-    gamma, spread = fit.params.dropna().to_numpy(), fit.cov_params().to_numpy()
+    equation = level_one(fit, factor)
     q, Z = equation.random, equation.Z
-    estimates = Z @ gamma
+    estimates = Z @ fit.params.dropna().to_numpy()
     estimates[:, :q] += fit.random_effects[name].to_numpy()
-    cov = Z @ spread @ Z.transpose(0, 2, 1)
-    cross = Z @ spread @ own.response_to_beta.transpose(0, 2, 1)
-    cov[:, :, :q] += cross
-    cov[:, :q, :] += cross.transpose(0, 2, 1)
-    cov[:, :q, :q] += fit.random_effects_cov[name]
+    F = Z @ fit._problem.coordinates.beta_map
+    F[:, :q] += response_to_beta(fit, name)
+    with fit._lock:
+        F = F @ np.linalg.cholesky(fit._criterion.sigma2 * fit._criterion.cross_inverse)
+    cov = F @ F.transpose(0, 2, 1)
+    cov[:, :q, :q] += fit.conditional_covariances(beta_known=True)[name]
     if theta_uncertainty:
         slopes_gamma, slopes_u, theta_cov = theta_sensitivity(fit)
-        slopes = np.einsum("jkr,ra->jka", Z, slopes_gamma)
+        slopes = Z @ slopes_gamma
         slopes[:, :q] += slopes_u[name]
         cov += slopes @ theta_cov @ slopes.transpose(0, 2, 1)
     return GroupCoefficients(pd.DataFrame(estimates, index=factor.labels, columns=equation.names), cov)
+
+
+def response_to_beta(fit: Fit, name: str) -> Array:
+    """Return dû/dβ (J, q, r) of a factor's groups, û in the user's units and β in the engine's."""
+    problem = fit._problem
+    k = fit.model.design.factors.index(fit.model.design.factor(name))
+    position = problem.template.order.index(k)
+    with fit._lock:
+        modes = forms(fit._criterion.forest, True)[2][position]
+    out = np.empty((len(modes), modes.shape[1], problem.rank))
+    out[problem.statistics.hierarchy.levels[position]] = modes[:, :, : problem.rank]
+    return np.asarray(-problem.coordinates.scale * (problem.maps[k] @ out), dtype=np.float64)
 
 
 def theta_sensitivity(fit: Fit) -> tuple[Array, dict[str, Array], Array]:
@@ -111,24 +122,18 @@ def theta_sensitivity(fit: Fit) -> tuple[Array, dict[str, Array], Array]:
     effects : dict of (J, q, m) float64
         ∂û/∂θ of each factor.
     cov : (m, m) float64
-        2 H⁻¹, H the second derivatives of the criterion, σ² profiled out; zero in directions that are not free.
+        From the observed information; zero in directions that are not free.
 
     Raises
     ------
-    NumericalError
-        If the criterion curves down in some direction: the fit did not converge.
+    DesignError
+        For a model with structures or constraints of its variances.
     """
     problem = fit._problem
     criterion = problem.criterion(fit.reml)
-    theta = fit._engine_theta
+    theta = fit._point
     criterion.value(theta)
-    H = criterion.derivatives(problem.curvature[1])[1]
-    values, vectors = np.linalg.eigh(H)
-    most = float(np.abs(values).max(initial=0.0))
-    if (values < -1e-6 * most).any():
-        raise NumericalError("the criterion curves down at θ̂, which has no covariance then: the fit has not converged")
-    free = values > FLAT * most
-    cov = 2 * (vectors[:, free] / values[free]) @ vectors[:, free].T
+    cov = curvature(problem, criterion).covariance[: len(theta), : len(theta)]
     gamma, modes = [], []
     for a in range(len(theta)):
         step = STEP * max(1.0, abs(theta[a]))

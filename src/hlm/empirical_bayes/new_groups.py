@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.design import Column, code_column
-from hlm.empirical_bayes.chain import congruence, spread, walk
+from hlm.empirical_bayes.chain import chain_roots, congruence, spread, walk
 from hlm.errors import DataError, DesignError, show
 from hlm.frames import to_frame
 from hlm.prediction import fixed_part
 from hlm.structure import Codes, Hierarchy, cross_codes, find_hierarchy
-from hlm.weights import read_weights
+from hlm.weights import SAMPLING, read_weights
 from hlm_ext.columns import Columns
 from hlm_ext.gather import gather
 
@@ -79,7 +79,7 @@ def score_groups(fit: Fit, new: Any, weights: Any = None, seen: str = "error") -
         Rows of the new groups with the response; all rows of a group. Rows in which a used column is missing count for
         nothing.
     weights : str or (n,) array, optional
-        Precision weights of the rows, as in the fit; ones when left out.
+        What the fit was given of its rows: precision weights (ones when left out), or sampling variances.
     seen : {"error", "new"}
         What a label means that the fit knows: a mistake, or a new group that happens to have the same label.
 
@@ -202,10 +202,12 @@ def _read(fit: Fit, factors: list[Factor], new: Any, weights: Any, seen: str) ->
 
 
 def _weights(fit: Fit, new: Any, weights: Any, n: int) -> Column | None:
-    if weights is None and fit.model.design.weights is not None:
-        raise DataError("the fit has weights: say those of the new rows, weights='column' or an array of ones")
+    design = fit.model.design
+    kind = "weights" if design.sigma is None else SAMPLING
+    if weights is None and design.weights is not None:
+        raise DataError(f"the fit has {kind}: say those of the new rows, weights='column' or an array", column=kind)
     frame = to_frame(new, [weights], new=True) if isinstance(weights, str) else None
-    return read_weights({"weights": weights}, n, frame).take(None).get("weights")
+    return read_weights({kind: weights}, n, frame).take(None).get("weights")
 
 
 def _code(labels: Any, factor: Factor) -> tuple[Codes, pd.Index]:
@@ -266,19 +268,19 @@ def _moments(fit: Fit, blocks: list[Array], hierarchy: Hierarchy) -> list[tuple[
     """û (J, q) and Cov(u - û) (J, q, q) of the groups of each factor, leaves first, in the user's units."""
     problem = fit._problem
     order = problem.template.order
-    found = problem.template.factors_of(fit._engine_theta)
-    roots, maps = [found[k] for k in order], [problem.maps[k] for k in order]
+    maps = [problem.maps[k] for k in order]
+    roots = chain_roots(fit)
     with fit._lock:
         sigma2, inverse = fit._criterion.sigma2, fit._criterion.cross_inverse
     # Cov(γ̂) = F F', X in the user's units
-    F = problem.coordinates.beta_map @ np.linalg.cholesky(sigma2 * inverse) if problem.rank else np.zeros((0, 0))
+    F = problem.coordinates.beta_map @ np.linalg.cholesky(sigma2 * inverse)
     out = [(np.empty(block.shape[:2]), np.empty((len(block), *M.shape))) for block, M in zip(blocks, maps, strict=True)]
     for parts, children in _portions(blocks, hierarchy.children):
         stages = walk([block[part] for block, part in zip(blocks, parts, strict=True)], children, roots)
         for k, (stage, M) in enumerate(zip(stages, maps, strict=True)):
             groups = hierarchy.levels[k][parts[k]]
             E = np.ascontiguousarray(stage.effects[:, :, :-1])
-            EF = (E.reshape(-1, problem.rank) @ F).reshape(E.shape)
+            EF = (E.reshape(-1, len(F)) @ F).reshape(*E.shape[:2], F.shape[1])
             out[k][0][groups] = stage.effects[:, :, -1] @ M.T
             out[k][1][groups] = congruence(fit.sigma**2 * spread(stages, k) + EF @ EF.transpose(0, 2, 1), M.T)
     return out

@@ -114,7 +114,7 @@ def posterior(fit: Fit, name: str, effect: str, of: str, groups: Sequence[Any] |
         Z = level_one(fit, factor).Z[:, q]
         mean += Z @ fit.params.dropna().to_numpy()
         shared += Z @ problem.coordinates.beta_map
-    root = np.linalg.cholesky(sigma2 * inverse) if problem.rank else np.zeros((0, 0))
+    root = np.linalg.cholesky(sigma2 * inverse)
     loadings: list[Array] = []
     for P, above in zip(innovations(stages, k), stages[k + 1 :], strict=True):
         loading = row @ P

@@ -71,7 +71,7 @@ def poolings(fit: Fit, effects: Sequence[str] | None = None) -> Poolings:
     Raises
     ------
     DesignError
-        If there are no random effects, or factors are crossed.
+        If there are no random effects, factors are crossed, or fixed effects are constrained.
     DataError
         For an unknown effect.
     """
@@ -79,10 +79,12 @@ def poolings(fit: Fit, effects: Sequence[str] | None = None) -> Poolings:
     if not design.factors:
         raise DesignError("the model has no random effects: all its estimates are pooled")
     stage = stages_of(fit)[-1]
+    if len(problem.coordinates.beta_map) != problem.rank:
+        raise DesignError("fixed effects are known or constrained: the data are not all that says something of them")
     swept = _swept(fit, effects)
     with fit._lock:
-        whole = fit._criterion.schur / fit._criterion.sigma2
         sigma2 = fit._criterion.sigma2
+        whole = fit._criterion.schur / sigma2
     # Z'V⁻¹[X y] and Z'V⁻¹Z, the group's own effects part of V
     right = swept.T @ (stage.own - stage.A @ stage.effects)
     inside = swept.T @ (stage.A - stage.A @ stage.N @ stage.A) @ swept

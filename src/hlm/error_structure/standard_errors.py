@@ -60,14 +60,14 @@ def standard_errors(fit: Fit, cluster: str | None = None) -> pd.DataFrame:
     for other in design.factors:
         model += _spread(fit, other)
     model = root @ model @ root.T
-    names = fit.cov_params().index
+    names, free = fit.cov_params().index, np.diag(naive) > 0
     return pd.DataFrame(
         {
             "OLS": estimate,
             "naive": np.sqrt(np.diag(naive)),
             "robust": np.sqrt(np.diag(robust)),
             "OLS, model": np.sqrt(np.diag(model)),
-            "design effect": np.diag(model) / np.diag(naive),
+            "design effect": np.divide(np.diag(model), np.diag(naive), out=np.full(len(names), np.nan), where=free),
             "HLM": fit.params[names].to_numpy(),
             "model": fit.bse[names].to_numpy(),
         },
@@ -94,11 +94,11 @@ def _scores(fit: Fit, factor: Factor, estimate: Array) -> Array:
 def _spread(fit: Fit, factor: Factor) -> Array:
     """Σ_l B_l' T B_l over the levels of a factor, B_l = Z_l'WX; X and y in the engine's coordinates."""
     design, coordinates = fit.model.design, fit._problem.coordinates
-    weights = design.row_weights
-    B = np.empty((factor.size, factor.width, fit._problem.rank))
+    weights, fixed = design.row_weights, _kept(fit)
+    B = np.empty((factor.size, factor.width, len(fixed)))
     for j, z in enumerate(factor.columns):
         weighted = z if weights is None else z * weights
-        for c, column in enumerate(_kept(fit)):
+        for c, column in enumerate(fixed):
             B[:, j, c] = np.bincount(factor.codes, weighted * column, factor.size)
     B = B @ (coordinates.beta_map / coordinates.scale)
     T = fit.covariances[factor.name].to_numpy() / coordinates.scale**2

@@ -49,6 +49,7 @@ class VarianceCriterion:
     forest = property(lambda self: self.inner.forest)
     beta = property(lambda self: self.inner.beta)
     cross_inverse = property(lambda self: self.inner.cross_inverse)
+    schur = property(lambda self: self.inner.schur)
     trace_products = property(lambda self: self.inner.trace_products)
     second_derivatives = property(lambda self: self.inner.second_derivatives)
 
