@@ -30,6 +30,10 @@ COMBINED = 1e-11
 COLLINEAR = 1e-12
 
 
+# Rows that are looked at before all are.
+FEW = 5000
+
+
 @dataclass(frozen=True, eq=False)
 class LevelOne:
     """The equation of the groups of one factor.
@@ -61,11 +65,13 @@ def level_one(fit: Fit, factor: Factor) -> LevelOne:
     fixed = [pair for pair, keep in zip(zip(design.names, design.columns, strict=True), kept, strict=True) if keep]
     names, columns = list(factor.effects), list(factor.columns)
     found: list[tuple[int, Array]] = []
+    whole = _Groups(factor.codes, factor.size)
+    few, rows = _few_groups(factor)
     for name, column in fixed:
-        match = _multiple(name, column, names, columns, factor)
-        if match is None:
-            combination = _combination(column, columns, factor)
-            match = None if combination is None else (-1, combination)
+        match = None
+        # most columns are no combinations, which a few groups tell
+        if _match(name, column[rows], names, [c[rows] for c in columns], few) is not None:
+            match = _match(name, column, names, columns, whole)
         if match is None:
             match = (len(columns), np.ones(factor.size))
             names.append(name)
@@ -80,50 +86,60 @@ def level_one(fit: Fit, factor: Factor) -> LevelOne:
     return LevelOne(names, columns, factor.width, [name for name, _ in fixed], Z)
 
 
-def _multiple(
-    name: str, column: Column, names: list[str], columns: list[Column], factor: Factor
-) -> tuple[int, Array] | None:
-    """Return the first of `columns` of which `column` is a multiple in each group, and the multiples (J,).
+class _Groups:
+    """Codes of rows, and what is found out about columns in these groups."""
 
-    One of the same name is tried first. A group in which that column is zero does not tell its multiple (NaN).
+    def __init__(self, codes: Codes, size: int) -> None:
+        self.codes, self.size = codes, size
+
+    def largest(self, values: Column) -> Array:
+        """Largest value in each group."""
+        out = np.zeros(self.size)
+        np.maximum.at(out, self.codes, values)
+        return out
+
+    def row_of_largest(self, values: Column) -> Codes:
+        """A row of each group with the largest value."""
+        row = np.zeros(self.size, dtype=np.intp)
+        largest = np.flatnonzero(values == self.largest(values)[self.codes])
+        row[self.codes[largest]] = largest
+        return row
+
+
+def _few_groups(factor: Factor) -> tuple[_Groups, Codes]:
+    """Some of the groups, and their rows."""
+    count = max(1, factor.size * FEW // max(FEW, len(factor.codes)))
+    rows = np.flatnonzero(factor.codes < count)
+    return _Groups(factor.codes[rows], count), rows
+
+
+def _match(
+    name: str, column: Column, names: list[str], columns: list[Column], groups: _Groups
+) -> tuple[int, Array] | None:
+    """Return what `column` is of `columns` in each group.
+
+    A place and multiples (J,); or -1 and coefficients (J, k) of a combination, NaN where the rows leave them open; or
+    None if it is neither. A column of the same name is tried first. A group in which a column is zero does not tell its
+    multiple (NaN).
     """
-    order = sorted(range(len(columns)), key=lambda a: names[a] != name)
-    size = _largest(np.abs(column), factor)
-    for a in order:
+    size = groups.largest(np.abs(column))
+    for a in sorted(range(len(columns)), key=lambda a: names[a] != name):
         base = columns[a]
         if base is column or np.array_equal(base, column):
-            return a, np.ones(factor.size)
-        row = _row_of_largest(np.abs(base), factor)
+            return a, np.ones(groups.size)
+        row = groups.row_of_largest(np.abs(base))
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = column[row] / base[row]
         ratio[base[row] == 0] = np.nan
-        rest = np.abs(column - np.nan_to_num(ratio)[factor.codes] * base)
-        if (rest <= SAME * size[factor.codes]).all():
+        rest = np.abs(column - np.nan_to_num(ratio)[groups.codes] * base)
+        if (rest <= SAME * size[groups.codes]).all():
             return a, ratio
-    return None
-
-
-def _largest(values: Column, factor: Factor) -> Array:
-    out = np.zeros(factor.size)
-    np.maximum.at(out, factor.codes, values)
-    return out
-
-
-def _row_of_largest(values: Column, factor: Factor) -> Codes:
-    row = np.zeros(factor.size, dtype=np.intp)
-    largest = np.flatnonzero(values == _largest(values, factor)[factor.codes])
-    row[factor.codes[largest]] = largest
-    return row
-
-
-def _combination(column: Column, columns: list[Column], factor: Factor) -> Array | None:
-    """Return coefficients (J, k) if `column` is a combination of `columns` in every group, NaN where they are open."""
-    R, _ = group_qr([*columns, column], factor.codes, factor.size)
+    R, _ = group_qr([*columns, column], groups.codes, groups.size)
     k = len(columns)
-    terms = np.abs(R[:, :k, k]).sum(axis=1) + np.sqrt(np.bincount(factor.codes, np.square(column), factor.size))
+    terms = np.abs(R[:, :k, k]).sum(axis=1) + np.sqrt(np.bincount(groups.codes, np.square(column), groups.size))
     if (R[:, k, k] > COMBINED * terms).any():
         return None
-    return triangular_solve(R[:, :k, :k], R[:, :k, k:])[:, :, 0]
+    return -1, triangular_solve(R[:, :k, :k], R[:, :k, k:])[:, :, 0]
 
 
 def group_qr(
