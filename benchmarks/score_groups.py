@@ -1,7 +1,7 @@
 """Time empirical Bayes of groups never seen: ``python benchmarks/score_groups.py --groups 1000000``.
 
-A random-intercept-and-slope model with cross-level products is fitted to 1,000 groups; new groups of `--rows` rows each are
-then scored from a frame, at once and streamed in ten chunks. Prints seconds and the peak of memory.
+A random-intercept-and-slope model with cross-level products is fitted to 1,000 groups; new groups of `--rows` rows each
+are then scored from a frame, at once and streamed in ten chunks. Prints seconds and the peak of memory.
 """
 
 from __future__ import annotations
