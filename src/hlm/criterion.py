@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -130,14 +131,21 @@ class Problem:
         constant = 2 * freedom * np.log(self.coordinates.scale) - self.statistics.log_weights
         if reml:
             constant += self.coordinates.log_units
-        hierarchy = self.statistics.hierarchy
+        precise = self.precise_forest if self.template.m and self.crossed is None else None
+        inner = self.criterion_with(freedom, reml, constant, precise)
+        return inner if self.variances is None else VarianceCriterion(inner, self.variances)
+
+    def criterion_with(
+        self, freedom: float, reml: bool, constant: float = 0.0, precise: Callable[[], Forest] | None = None
+    ) -> Criterion:
+        """Return a new criterion in θ with ν and constant as given; see `hlm_ext.criterion.Criterion`."""
+        hierarchy, template = self.statistics.hierarchy, self.template
         forest: Forest
         if self.crossed is None:
             forest = Forest(self.coordinates.blocks, list(hierarchy.children), self.coordinates.total)
         else:
             forest = self.crossed.forest(self.ordered, hierarchy)
-        template = self.template
-        inner = Criterion(
+        return Criterion(
             forest,
             freedom,
             reml,
@@ -146,9 +154,8 @@ class Problem:
             np.ones(template.m),
             constant,
             self.coordinates.rounding,
-            self.precise_forest if template.m and self.crossed is None else None,
+            precise,
         )
-        return inner if self.variances is None else VarianceCriterion(inner, self.variances)
 
     def precise_forest(self) -> RootForest:
         """Return a forest made from the rows, for values in which cross-products cancel.

@@ -29,8 +29,10 @@ from hlm.error_structure import variance_function as _variance_function
 from hlm.error_structure.pooling import Poolings
 from hlm.error_structure.standard_errors import standard_errors
 from hlm.errors import DataError, DataTypeError
+from hlm.estimation import estimate
 from hlm.inference.information import VarianceInformation, information
 from hlm.prediction import linear_predictor, predict
+from hlm.simulation import simulate, simulator_of
 from hlm_ext.linear import lower_factor
 
 if TYPE_CHECKING:
@@ -403,6 +405,36 @@ class Fit:
             For an unknown level or category, naming it, or a missing column.
         """
         return predict(self, new, effects, new_levels)
+
+    # ---- other responses ------------------------------------------------------------------------------------------
+
+    def refit(self, y: npt.ArrayLike) -> Fit:
+        """Fit the model to another response (N,): same criterion, method, known values; see `Model.with_response`."""
+        model, asked = self.model.with_response(y), self._problem.restrictions
+        problem = model.problem if asked is None else model.problem.restrict(asked)
+        return Fit(model, problem, estimate(problem, self.reml, self.method, None, False), self.reml, self.method)
+
+    def simulate(self, count: int = 1, seed: Any = None) -> pd.DataFrame:
+        """Draw responses from the model at its estimates: new random effects, new errors.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+        seed : int or numpy.random.Generator, optional
+            One seed, one answer, whatever the number of threads.
+
+        Returns
+        -------
+        (N, count) DataFrame
+            Rows as in the input, NaN where a row was dropped; a column can be given to `refit`.
+
+        Raises
+        ------
+        DataError
+            If rows stand for several by their frequency.
+        """
+        return simulate(simulator_of(self), count, seed)
 
     # ---- for people -----------------------------------------------------------------------------------------------
 

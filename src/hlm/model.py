@@ -17,7 +17,8 @@ from hlm.design import Column, Design, Factor, as_float, check_design, code_colu
 from hlm.errors import DataError, DataTypeError, DesignError, HLMError, RankDeficientWarning
 from hlm.estimation import estimate
 from hlm.fit import Fit
-from hlm.frames import Mask, usable
+from hlm.frames import Mask, bad_values, usable
+from hlm.responses import Prepared
 from hlm.specification.arrays import Random
 from hlm.specification.build import FormulaReader
 from hlm.variance.assign import structured
@@ -156,6 +157,47 @@ class Model:
     def _restricted(self) -> Problem:
         """The problem with nothing asked for but what the model says itself."""
         return self.problem.restrict(read_restrictions(self.design, None, None))
+
+    @cached_property
+    def _prepared(self) -> Prepared:
+        """The rows in the coordinates of the engine; shared by the models of other responses, not pickled."""
+        return Prepared(self.problem)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_prepared"}
+
+    def with_response(self, y: npt.ArrayLike) -> Model:
+        """Return the model with another response: X and Z are not read again, only the columns of y change.
+
+        Parameters
+        ----------
+        y : (N,) array or Series
+            One value for each row of the input; those of rows that were dropped are not looked at.
+
+        Raises
+        ------
+        DataError
+            If the length is another, or a value is missing or infinite.
+        NumericalError
+            If the fixed part reproduces the response.
+        """
+        design = self.design
+        values = as_float(y, design.response)
+        length = design.rows if design.kept is None else len(design.kept)
+        if values.shape != (length,):
+            raise DataError(f"y must have {length} values, one for each row, got shape {values.shape}")
+        values = values if design.kept is None else values[design.kept]
+        for bad, what in ((np.isnan(values), "missing"), (np.isinf(values), "infinite")):
+            if bad.any():
+                raise bad_values("the new response", design.response, bad, what)
+        if design.offset is not None:
+            values = values - design.offset
+        model = type(self).__new__(type(self))
+        model._reader = self._reader
+        model._prepared = self._prepared
+        model.problem = self._prepared.with_response(values)
+        model.design = model.problem.design
+        return model
 
     @property
     def formula(self) -> str | None:
