@@ -9,6 +9,7 @@ np.float64(2.939)
 
 from hlm import datasets
 from hlm.certificate import Certificate
+from hlm.comparison.compare import Comparison, compare
 from hlm.errors import (
     DataError,
     DataTypeError,
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Between",
     "Certificate",
+    "Comparison",
     "DataError",
     "DataTypeError",
     "DegenerateError",
@@ -42,5 +44,6 @@ __all__ = [
     "Random",
     "RankDeficientWarning",
     "Structure",
+    "compare",
     "datasets",
 ]

@@ -14,6 +14,7 @@ from scipy.special import ndtr, ndtri
 
 from hlm import effects as _effects
 from hlm import saved
+from hlm.comparison.homogeneity import Homogeneity, homogeneity
 from hlm.criterion import Problem
 from hlm.empirical_bayes import coefficients as _coefficients
 from hlm.empirical_bayes import new_groups as _new_groups
@@ -32,6 +33,8 @@ from hlm.errors import DataError, DataTypeError
 from hlm.estimation import estimate
 from hlm.inference.information import VarianceInformation, information
 from hlm.prediction import linear_predictor, predict
+from hlm.profiles.profile import fixed_intervals, profile_table
+from hlm.profiles.table import variance_table
 from hlm.simulation import simulate, simulator_of
 from hlm_ext.linear import lower_factor
 
@@ -177,18 +180,29 @@ class Fit:
         """Two-sided p-values of γ = 0 from the normal distribution (Wald)."""
         return pd.Series(2 * ndtr(-np.abs(self.tvalues)), index=self.params.index, name="pvalues")
 
-    def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
-        """Return Wald intervals of γ: columns "lower" and "upper", coverage 1 - alpha, normal quantiles.
+    def conf_int(self, alpha: float = 0.05, *, method: str = "wald") -> pd.DataFrame:
+        """Return intervals of γ: columns "lower" and "upper", coverage 1 - alpha.
+
+        Parameters
+        ----------
+        alpha : float
+        method : {"wald", "profile"}
+            Normal quantiles and model-based standard errors; or profile likelihood, of fits by ML. For those of the
+            variances see `variance_table`.
 
         Raises
         ------
         DataTypeError, DataError
-            If alpha is not a number, or not between 0 and 1.
+            If alpha is not a number, or not between 0 and 1; for another method, or a profile of a fit by REML.
         """
+        if method not in ("wald", "profile"):
+            raise DataError(f"method must be 'wald' or 'profile', got {method!r}")
         if not isinstance(alpha, (int, float, np.number)):
             raise DataTypeError(f"alpha must be a number between 0 and 1, got {alpha!r}")
         if not 0 < alpha < 1:
             raise DataError(f"alpha must be between 0 and 1, got {alpha}")
+        if method == "profile":
+            return fixed_intervals(self, alpha)
         half = -ndtri(alpha / 2) * self.bse
         return pd.DataFrame({"lower": self.params - half, "upper": self.params + half})
 
@@ -248,6 +262,34 @@ class Fit:
     def information(self, kind: str = "observed", boundary: str = "free") -> VarianceInformation:
         """Return the information of the entries of T and σ²; see `hlm.inference.information.information`."""
         return information(self, kind, boundary)
+
+    def variance_table(self, alpha: float = 0.05, method: str = "wald") -> pd.DataFrame:
+        """Return standard deviations, correlations and σ with standard errors and intervals.
+
+        `method` is "wald" (log and atanh scales) or "profile"; see `hlm.profiles.table.variance_table`.
+        """
+        return variance_table(self, alpha, method)
+
+    def profile(self, name: str, points: int = 15, alpha: float = 0.05) -> pd.DataFrame:
+        """Return the profile likelihood of one parameter: value, ζ (signed root of the rise), deviance.
+
+        Parameters
+        ----------
+        name : str
+            A fixed effect (fits by ML), "sd(x | g)", "cor(x, z | g)" or "sigma".
+        points : int
+            Values between the limits at least.
+        alpha : float
+            The limits are those of the interval that covers 1 - alpha.
+
+        Raises
+        ------
+        DataError
+            For a name without a profile.
+        NumericalError
+            If a limit is not found, saying where the search stopped.
+        """
+        return profile_table(self, name, points, alpha)
 
     # ---- random effects -------------------------------------------------------------------------------------------
 
@@ -435,6 +477,12 @@ class Fit:
             If rows stand for several by their frequency.
         """
         return simulate(simulator_of(self), count, seed)
+
+    # ---- checks ---------------------------------------------------------------------------------------------------
+
+    def homogeneity(self, group: str | None = None, least_df: int = 10) -> Homogeneity:
+        """Test whether the level-1 variance is the same in all groups; see `hlm.comparison.homogeneity`."""
+        return homogeneity(self, group, least_df)
 
     # ---- for people -----------------------------------------------------------------------------------------------
 

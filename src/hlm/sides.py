@@ -73,7 +73,7 @@ def with_sides(problem: Problem, columns: list[Matrix], total: Matrix) -> Proble
     )
 
 
-def transformed(problem: Problem, basis: Matrix, freedom: float, reml: bool) -> Criterion:
+def transformed(problem: Problem, basis: Matrix, freedom: float, reml: bool, constant: float = 0.0) -> Criterion:
     """Return a criterion of the problem with the columns [X y] @ basis; the last one takes the place of y.
 
     Parameters
@@ -84,14 +84,12 @@ def transformed(problem: Problem, basis: Matrix, freedom: float, reml: bool) -> 
     freedom : float
         ν of the criterion.
     reml : bool
-
-    Notes
-    -----
-    Constants of a change of units that the basis makes are the caller's.
+    constant : float
+        Added to the value.
     """
     total = basis.T @ problem.coordinates.total @ basis
     changed = with_sides(problem, [side @ basis for side in sides(problem)], total)
-    return changed.criterion_with(freedom, reml)
+    return changed.criterion_with(freedom, reml, constant)
 
 
 def level_sums(problem: Problem, rows: Matrix, values: Matrix) -> list[Matrix]:

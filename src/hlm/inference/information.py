@@ -184,7 +184,7 @@ def curvature(problem: Problem, criterion: Objective, kind: str = "observed", bo
         raise DesignError("information of variances is not offered with covariance structures, known or tied variances")
     template, s, nu = problem.template, criterion.sigma2, criterion.freedom
     theta = np.array(criterion.theta)
-    D = _entries(template, [L @ L.T for L in template.factors_of(theta)])
+    D = entries_of(template, [L @ L.T for L in template.factors_of(theta)])
     J = inside_blocks(template) if boundary == "all" else jacobian(template, theta)
     exact = problem.crossed is None or traces_affordable(problem.crossed)
     error = 0.0
@@ -214,8 +214,8 @@ def _second_in_D(criterion: Criterion, template: Template, kind: str) -> tuple[M
     moments = criterion.moments()
     if kind == "expected":
         criterion.quadratic_forms()
-        return criterion.trace_products, _packed(template, [post for post, _ in moments]) / s
-    outer = _packed(template, [own for _, own in moments])
+        return criterion.trace_products, packed(template, [post for post, _ in moments]) / s
+    outer = packed(template, [own for _, own in moments])
     criterion.derivatives("average")
     return criterion.second_derivatives + np.outer(outer, outer) / (nu * s * s), outer / (s * s)
 
@@ -223,7 +223,7 @@ def _second_in_D(criterion: Criterion, template: Template, kind: str) -> tuple[M
 def _observed(problem: Problem, criterion: Criterion, J: Matrix, exact: bool) -> tuple[Matrix, Matrix, float]:
     """Return exact second derivatives in θ and in θ and σ², and their relative error."""
     s, nu = criterion.sigma2, criterion.freedom
-    mixed = J.T @ _packed(problem.template, [own for _, own in criterion.moments()]) / (s * s)
+    mixed = J.T @ packed(problem.template, [own for _, own in criterion.moments()]) / (s * s)
     if exact:
         profiled, error = criterion.derivatives("observed")[1], 0.0
     else:
@@ -266,7 +266,7 @@ def differences(criterion: Criterion) -> tuple[Matrix, float]:
 # ---- entries of D and T ---------------------------------------------------------------------------------------------
 
 
-def _entries(template: Template, matrices: list[Matrix]) -> Matrix:
+def entries_of(template: Template, matrices: list[Matrix]) -> Matrix:
     """Return the entries (m_D,) of symmetric matrices, one per factor in the order of the formula, leaves first."""
     parts = [np.zeros(0)]
     for k in template.order:
@@ -275,7 +275,7 @@ def _entries(template: Template, matrices: list[Matrix]) -> Matrix:
     return np.concatenate(parts)
 
 
-def _packed(template: Template, matrices: list[Matrix]) -> Matrix:
+def packed(template: Template, matrices: list[Matrix]) -> Matrix:
     """Return ⟨matrix, E_a⟩ (m_D,) for matrices of the factors, leaves first."""
     parts = [np.zeros(0)]
     for k, matrix in zip(template.order, matrices, strict=True):

@@ -15,6 +15,8 @@ from hlm_ext.trust_region import trust_region_step
 
 # A step is the last one when what it can still gain is below this (deviance units): the next decrement is its square.
 FINISHED = 1e-12
+# What a search that ended at an optimum says.
+DONE = "nothing left to gain"
 # Agreement of model and criterion cannot be judged below the rounding of the criterion.
 ROUNDING = 4e-16
 
@@ -56,7 +58,7 @@ def minimize(
         if not rejected:
             trace.add(theta, value, step_length, decrement if lowest > -1e-8 else np.inf)
         if inside and gain < FINISHED and lowest > -1e-8:
-            trace.message = "nothing left to gain"
+            trace.message = DONE
             break
         noise = ROUNDING * (abs(value) + criterion.freedom)
         if rejected > 40:
@@ -73,7 +75,7 @@ def minimize(
             gradient, hessian = criterion.derivatives(information)
             decrement = float(trust_region_step(gradient, hessian, radius)[2])
             trace.add(trial, trial_value, float(np.sqrt(step @ step)), decrement)
-            trace.message = "nothing left to gain"
+            trace.message = DONE
             return trace
         ratio = (actual + noise) / (gain + noise)
         step_length = float(np.sqrt(step @ step))

@@ -1,0 +1,1 @@
+"""Comparison of models: likelihood-ratio tests that know their null distribution, and what they refuse."""

@@ -1,0 +1,1 @@
+"""Profile likelihood of every parameter, and intervals of variances."""

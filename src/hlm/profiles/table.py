@@ -1,0 +1,114 @@
+"""The table of variances: standard deviations, correlations and σ with standard errors and intervals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hlm.errors import DataError
+from hlm.inference.information import information
+from hlm.profiles import profile
+from hlm.profiles.profile import Parameter
+
+if TYPE_CHECKING:
+    from hlm.fit import Fit
+
+Matrix = npt.NDArray[np.float64]
+
+METHODS = ("wald", "profile")
+
+
+def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald") -> pd.DataFrame:
+    """Return standard deviations, correlations and σ with standard errors and intervals.
+
+    Parameters
+    ----------
+    fit : Fit
+    alpha : float
+        The intervals cover 1 - alpha.
+    method : {"wald", "profile"}
+        "wald": normal on the scale of log sd and atanh of the correlation, from the observed information of (T, σ²).
+        "profile": where the profile deviance rises by the quantile of χ²(1).
+
+    Returns
+    -------
+    DataFrame
+        One row for each parameter ("sd(x | g)", "cor(x, z | g)", "sigma"): estimate, se, lower, upper, and in "note"
+        what was done where normal theory does not hold. On the boundary (a standard deviation of zero, a correlation of
+        ±1) there is no standard error; the interval is that of the profile then, closed at the boundary.
+
+    Raises
+    ------
+    DataError
+        For another method or alpha.
+    """
+    if method not in METHODS:
+        raise DataError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    z = profile.quantile(alpha)
+    parameters = [parameter for parameter in profile.parameters(fit) if parameter.kind != "fixed"]
+    found = information(fit)
+    rows: dict[str, list[Any]] = {}
+    boundary = []
+    for parameter in parameters:
+        gradient = _gradient(fit, parameter)
+        if gradient is None or method == "profile":
+            boundary.append(parameter.name)
+        se = np.nan if gradient is None else _error(gradient, found.covariance.to_numpy())
+        low, high = _limits(parameter, se, z)
+        rows[parameter.name] = [parameter.estimate, se, low, high, ""]
+    if boundary:
+        usual = "" if method == "profile" else "on the boundary: profile likelihood"
+        for name, lower, upper, note in profile.intervals(fit, boundary, alpha).drop(columns="estimate").itertuples():
+            rows[str(name)][2:] = [lower, upper, note or usual]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "se", "lower", "upper", "note"])
+
+
+def _error(gradient: Matrix, covariance: Matrix) -> float:
+    return float(np.sqrt(max(float(gradient @ covariance @ gradient), 0.0)))
+
+
+def _limits(parameter: Parameter, se: float, z: float) -> tuple[float, float]:
+    """Normal on the scale of the logarithm, or of atanh."""
+    value = parameter.estimate
+    if np.isnan(se):
+        return np.nan, np.nan
+    if parameter.kind == "cor":
+        middle, half = float(np.arctanh(value)), z * se / (1 - value * value)
+        return float(np.tanh(middle - half)), float(np.tanh(middle + half))
+    return float(value * np.exp(-z * se / value)), float(value * np.exp(z * se / value))
+
+
+def _gradient(fit: Fit, parameter: Parameter) -> Matrix | None:
+    """Derivatives in the entries of T, in the order of θ, and σ²; None on the boundary."""
+    owners = fit._problem.template.owners
+    out = np.zeros(len(owners) + 1)
+    value = parameter.estimate
+    if parameter.kind == "sigma":
+        out[-1] = 0.5 / value
+        return out
+    k = parameter.place[0]
+    factor = fit.model.design.factors[k]
+    T = fit.covariances[factor.name].to_numpy()
+    unit = fit.sigma**2 * (fit._problem.maps[k] ** 2).sum(axis=1)
+    place = {owner: t for t, owner in enumerate(owners)}
+    effects = parameter.place[1:]
+    if any(T[i, i] <= EDGE * unit[i] for i in effects):
+        return None
+    if parameter.kind == "sd":
+        out[place[k, effects[0], effects[0]]] = 0.5 / value
+        return out
+    if not abs(value) < 1 - EDGE:
+        return None
+    i, j = effects
+    pair = (k, i, j) if (k, i, j) in place else (k, j, i)
+    out[place[pair]] = 1 / np.sqrt(T[i, i] * T[j, j])
+    out[place[k, i, i]], out[place[k, j, j]] = -0.5 * value / T[i, i], -0.5 * value / T[j, j]
+    return out
+
+
+# A variance below this part of its unit (where a group of average size has reliability 1/2), or a correlation as near
+# to one, is on the boundary.
+EDGE = 1e-9
