@@ -32,6 +32,9 @@ from hlm.error_structure.standard_errors import standard_errors
 from hlm.errors import DataError, DataTypeError
 from hlm.estimation import estimate
 from hlm.inference.information import VarianceInformation, information
+from hlm.measures.conditional import ConditionalAIC, conditional_aic
+from hlm.measures.explained import r_squared
+from hlm.measures.intraclass import icc
 from hlm.prediction import linear_predictor, predict
 from hlm.profiles.profile import fixed_intervals, profile_table
 from hlm.profiles.table import variance_table
@@ -477,6 +480,21 @@ class Fit:
             If rows stand for several by their frequency.
         """
         return simulate(simulator_of(self), count, seed)
+
+    # ---- measures -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def conditional_aic(self) -> ConditionalAIC:
+        """Conditional AIC (Vaida and Blanchard; Greven and Kneib); see `hlm.measures.conditional`."""
+        return conditional_aic(self)
+
+    def r_squared(self, method: str = "nakagawa", *, base: Fit | None = None, group: str | None = None) -> pd.Series:
+        """Return proportions of explained variance; see `hlm.measures.explained.r_squared`."""
+        return r_squared(self, method, base=base, group=group)
+
+    def icc(self, alpha: float = 0.05) -> pd.DataFrame:
+        """Return intraclass correlations of each level with intervals, and design effects; see `hlm.measures`."""
+        return icc(self, alpha)
 
     # ---- checks ---------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""Measures of a fit: information criteria, explained variance, intraclass correlations."""
