@@ -15,6 +15,7 @@ from scipy.special import ndtr, ndtri
 
 from hlm.empirical_bayes.posterior import Posterior, positions, posterior
 from hlm.errors import DataError, DesignError
+from hlm_ext.indicators import leave_one_out
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -24,8 +25,9 @@ Array = npt.NDArray[np.float64]
 # Step of the trapezoidal rule in units of the narrowest of what is integrated, the densities and the probabilities of
 # single ranks: its error for a bell of standard deviation 1 falls as exp(-2π²/step²), here to 1e-14.
 STEP = 0.75
-# Tails that are left out, in standard deviations.
+# Tails that are left out, in standard deviations; and what of a density counts for nothing.
 TAIL = 8.5
+NOTHING = 1e-20
 # Directions of γ̂'s uncertainty that move groups against each other by less than this, in standard deviations of their
 # differences: probabilities change by its square.
 STILL = 1e-4
@@ -217,16 +219,12 @@ def _cubature(d: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
 
 def _given_gamma(mean: Array, sd: Array) -> Array:
     """Probabilities (J, J) of the ranks of independent normal variables, the largest first."""
-    J = len(mean)
     x = _nodes(mean, sd)
-    out = np.zeros((J, J))
-    # nodes in strips, so that the distributions of a strip take no more room than the result
-    for part in np.array_split(x, max(1, len(x) // max(64, J))):
-        z = (part[:, None] - mean) / sd
-        density = np.exp(-0.5 * z * z) / (sd * np.sqrt(2 * np.pi)) * (x[1] - x[0])
-        out += _leave_one_out(ndtr(-z), density)
-    P: Array = out / out.sum(axis=1, keepdims=True)
-    return P
+    z = (x[:, None] - mean) / sd
+    density = np.exp(-0.5 * z * z) / (sd * np.sqrt(2 * np.pi)) * (x[1] - x[0])
+    density[density < NOTHING * density.max()] = 0.0
+    P = leave_one_out(ndtr(-z), density)
+    return np.asarray(P / P.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def _nodes(mean: Array, sd: Array) -> Array:
@@ -242,34 +240,6 @@ def _nodes(mean: Array, sd: Array) -> Array:
     # far out both vanish
     width = min(sd.min(), bell[density.sum(axis=1) * sd.min() > 1e-3].min(initial=np.inf))
     return np.linspace(low, high, int(np.ceil((high - low) / (STEP * width))) + 1)
-
-
-def _leave_one_out(p: Array, density: Array) -> Array:
-    """Σ over nodes of density × P(exactly r of the others lie above the node), (J, J).
-
-    The distribution of all J indicators is built up once for each node, and each is taken out again by the recursion
-    that does not lose digits: upwards where its probability is below one half, downwards where it is above.
-    """
-    nodes, J = p.shape
-    whole = np.zeros((J + 1, nodes))
-    whole[0] = 1.0
-    for k in range(J):
-        q = p[:, k]
-        whole[1 : k + 2] = whole[1 : k + 2] * (1 - q) + whole[: k + 1] * q
-        whole[0] *= 1 - q
-    out = np.zeros((J, J))
-    for up in (True, False):
-        mine = p <= 0.5 if up else p > 0.5
-        weight = np.where(mine, density, 0.0)
-        this, other = (1 - p, p) if up else (p, 1 - p)
-        this = np.where(mine, this, 1.0)
-        rest = np.zeros((nodes, J))
-        for step in range(J):
-            r = step if up else J - 1 - step
-            rest = (whole[r if up else r + 1][:, None] - other * rest) / this
-            rest = np.where(mine, rest, 0.0)
-            out[:, r] += (weight * rest).sum(axis=0)
-    return out
 
 
 def comparisons(

@@ -151,5 +151,6 @@ def _varies(values: Array, units: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]
     """Which columns of `values` (J, r) differ between groups of one unit."""
     first = np.zeros(units.max() + 1, dtype=np.intp)
     first[units[::-1]] = np.arange(len(units))[::-1]
-    out: npt.NDArray[np.bool_] = (values != values[first[units]]).any(axis=0)
-    return out
+    change = values - values[first[units]]
+    # NaN: the group's rows leave it open
+    return np.asarray((np.abs(np.nan_to_num(change)) > 0).any(axis=0))
