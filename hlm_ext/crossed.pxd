@@ -11,7 +11,7 @@ cdef class CrossedForest(Forest):
     cdef readonly object core
     cdef Tiles tiles
     cdef Py_ssize_t units
-    cdef const Py_ssize_t[::1] offsets, columns
+    cdef const Py_ssize_t[::1] offsets, columns, tile_of
     cdef Py_ssize_t[:, ::1] begin        # first level of each peeled factor in each unit
     cdef Py_ssize_t[:, ::1] at           # and where its statistics begin
     cdef Py_ssize_t[::1] cuts            # chunks + 1: units of each chunk

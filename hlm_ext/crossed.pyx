@@ -69,6 +69,7 @@ cdef class CrossedForest(Forest):
         self.lone = self.chain == 1
         self.offsets = np.ascontiguousarray(offsets, dtype=np.intp)
         self.columns = np.ascontiguousarray(columns, dtype=np.intp)
+        self.tile_of = np.asarray(self.columns) // self.tiles.b
         self.units = self.offsets.shape[0] - 1 if self.chain else 0
         self._check(stats, counts, widths, children)
         self.packed = sum([q * q for q in widths])
@@ -281,6 +282,7 @@ cdef class CrossedForest(Forest):
         """The core columns met by a unit."""
         cdef Patch out
         out.met = &self.columns[0] + self.offsets[unit]
+        out.tile = &self.tile_of[0] + self.offsets[unit]
         out.t = self.offsets[unit + 1] - self.offsets[unit]
         out.side = self.p + 1
         return out

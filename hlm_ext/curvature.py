@@ -232,9 +232,10 @@ class Curvature:
         tiles = self.core.tiles
         Z = tiles.full(self.core.Z) if tiles.dense() else tiles.solve(np.eye(self.core.size))
         inverse, root = self.core.inverse_root, self.core.root_d
-        T = -Z * inverse[:, None] * inverse
+        B = Z * inverse[:, None]
+        T = B * -inverse
         np.fill_diagonal(T, self.core.diagonal_T())
-        B = Z * inverse[:, None] * root
+        B *= root
         dead = np.flatnonzero(~self.core.live & (self._belongs()))
         if len(dead):
             FQ, X = self.core.dead_solution(dead)
@@ -259,7 +260,7 @@ class Curvature:
         total = 0.0
         for a, b in self._ordered(x):
             for c, d in self._ordered(y):
-                total += float((T[np.ix_(d, a)] * T[np.ix_(b, c)].T).sum())
+                total += float(np.einsum("ij,ij->", _part(T, d, a), _part(T, c, b)))  # T is symmetric
         return total
 
     def _ordered(self, direction: tuple[int, int, int]) -> list[tuple[Codes, Codes]]:
@@ -273,3 +274,14 @@ class Curvature:
         for rows, cols in self._ordered(direction):
             total += float(np.einsum("ij,ij->", BA[rows], B[cols]))
         return total
+
+
+def _part(X: Array, rows: Codes, columns: Codes) -> Array:
+    """X at rows and columns, without a copy where they follow each other."""
+    if _consecutive(rows) and _consecutive(columns):
+        return X[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return X[np.ix_(rows, columns)]
+
+
+def _consecutive(places: Codes) -> bool:
+    return bool((np.diff(places) == 1).all())

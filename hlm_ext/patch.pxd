@@ -6,6 +6,7 @@ from hlm_ext.tiles cimport Tiles
 cdef struct Patch:
     # The core columns met by a unit, ascending, then those of X and y.
     const Py_ssize_t *met
+    const Py_ssize_t *tile   # the tile of each
     Py_ssize_t t             # how many core columns
     Py_ssize_t side          # p + 1
 

@@ -18,41 +18,54 @@ cdef Py_ssize_t first_from(Patch patch, Py_ssize_t column) noexcept nogil:
     return low
 
 
-cdef inline void add_column(Tiles tiles, Py_ssize_t j, Patch patch, Py_ssize_t c, double u, const double *x, double v,
-                            const double *y, double *F, double *U) noexcept nogil:
-    """Column c of the patch, which lies in column j of tiles: F[a] += u x[a] + v y[a] for a ≥ c; the rest to U."""
-    cdef Py_ssize_t b = tiles.b, column = patch.met[c] - j * b, a = c, k, low
-    cdef double *tile
+cdef inline void add_run(Tiles tiles, Py_ssize_t j, Patch patch, Py_ssize_t first, Py_ssize_t last, double scale,
+                         const double *u, const double *x, const double *v, const double *y, double *F,
+                         double *U) noexcept nogil:
+    """F[a, first + i] += scale (u[i] x[a] + v[i] y[a]) for columns first … last - 1, all in column j of tiles.
+
+    Row by row, since what lies in one row of a tile shares its cache lines; rows of X and y go to U.
+    """
+    cdef Py_ssize_t b = tiles.b, a = first, i, k, end, runs = last - first
+    cdef const Py_ssize_t *met = patch.met + first
+    cdef double *row
+    cdef double *start
+    cdef double xa, ya
     while a < patch.t:
-        k = patch.met[a] // b
-        tile = F + (tiles.place[k, j] - k) * b * b + column
-        while a < patch.t and patch.met[a] < (k + 1) * b:
-            tile[patch.met[a] * b] += u * x[a] + v * y[a]
+        k = patch.tile[a]
+        start = F + (tiles.place[k, j] - k) * b * b - j * b
+        while a < patch.t and patch.tile[a] == k:
+            row = start + patch.met[a] * b
+            xa = scale * x[a]
+            ya = scale * y[a]
+            end = min(runs, a - first + 1)
+            for i in range(end):
+                row[met[i]] += u[i] * xa + v[i] * ya
+            if k == j:                           # a diagonal tile has both triangles
+                for i in range(min(end, a - first)):
+                    start[met[i] * b + patch.met[a]] += u[i] * xa + v[i] * ya
             a += 1
-        if k == j:                               # a diagonal tile has both triangles
-            tile = F + tiles.place[j, j] * b * b + column * b - j * b
-            for low in range(c + 1, a):
-                tile[patch.met[low]] += u * x[low] + v * y[low]
     for a in range(patch.side):
-        U[patch.met[c] * patch.side + a] += u * x[patch.t + a] + v * y[patch.t + a]
+        for i in range(runs):
+            U[met[i] * patch.side + a] += scale * (u[i] * x[patch.t + a] + v[i] * y[patch.t + a])
 
 
 cdef void add_matrix(Tiles tiles, Py_ssize_t j, Patch patch, const double *block, Py_ssize_t ld, double sign, double *F,
                      double *U) noexcept nogil:
     """Column j of tiles of F, and U, += sign · the unit's matrix (upper triangle, row length ld)."""
     cdef Py_ssize_t c = first_from(patch, j * tiles.b)
-    while c < patch.t and patch.met[c] < (j + 1) * tiles.b:
-        add_column(tiles, j, patch, c, sign, block + c * ld, 0.0, block + c * ld, F, U)
+    cdef double one = 1.0, zero = 0.0
+    while c < patch.t and patch.tile[c] == j:
+        add_run(tiles, j, patch, c, c + 1, sign, &one, block + c * ld, &zero, block + c * ld, F, U)
         c += 1
 
 
 cdef void add_product(Tiles tiles, Py_ssize_t j, Patch patch, const double *x, const double *y, double sign, double *F,
                       double *U) noexcept nogil:
     """`add_matrix` for the matrix (xy' + yx') / 2, which is never formed."""
-    cdef Py_ssize_t c = first_from(patch, j * tiles.b)
-    while c < patch.t and patch.met[c] < (j + 1) * tiles.b:
-        add_column(tiles, j, patch, c, 0.5 * sign * y[c], x, 0.5 * sign * x[c], y, F, U)
-        c += 1
+    cdef Py_ssize_t c = first_from(patch, j * tiles.b), last = c
+    while last < patch.t and patch.tile[last] == j:
+        last += 1
+    add_run(tiles, j, patch, c, last, 0.5 * sign, y + c, x, x + c, y, F, U)
 
 
 cdef void covariance(Tiles tiles, Patch patch, const double *N, const double *spread, const double *with_beta,
@@ -61,15 +74,16 @@ cdef void covariance(Tiles tiles, Patch patch, const double *N, const double *sp
 
     N + spread spread' of the core's effects (see `hlm_ext.core`), `with_beta` with β, `omega` of β.
     """
-    cdef Py_ssize_t t = patch.t, p = patch.side - 1, side = t + p, b = tiles.b, a, c, x, i, k
+    cdef Py_ssize_t t = patch.t, p = patch.side - 1, side = t + p, b = tiles.b, a, c, x, i, k, row
     cdef const double *one
     for a in range(t):
         i = patch.met[a]
+        row = i - patch.tile[a] * b
         c = 0
         while c <= a:
-            k = patch.met[c] // b
-            one = N + tiles.place[i // b, k] * b * b + (i % b) * b - k * b
-            while c <= a and patch.met[c] < (k + 1) * b:
+            k = patch.tile[c]
+            one = N + (tiles.place[patch.tile[a], k] * b + row) * b - k * b
+            while c <= a and patch.tile[c] == k:
                 out[a * side + c] = one[patch.met[c]]
                 c += 1
         for c in range(a + 1):
@@ -88,33 +102,35 @@ cdef void times_covariance(Tiles tiles, Patch patch, const double *N, const doub
                            const double *omega, Py_ssize_t q, const double *K, Py_ssize_t ldk, double *out,
                            Py_ssize_t ldo) noexcept nogil:
     """out (q, t + p) := K (q, t + p) times the matrix of `covariance`, which is never formed."""
-    cdef Py_ssize_t t = patch.t, p = patch.side - 1, b = tiles.b, a, c, x, y, i, k, r
+    cdef Py_ssize_t t = patch.t, p = patch.side - 1, b = tiles.b, a, c, x, y, i, k, r, row
     cdef const double *one
     cdef double s, z
     for r in range(q):
         memset(out + r * ldo, 0, (t + p) * sizeof(double))
     for a in range(t):
         i = patch.met[a]
+        row = i - patch.tile[a] * b
         c = 0
         while c < a:
-            k = patch.met[c] // b
-            one = N + tiles.place[i // b, k] * b * b + (i % b) * b - k * b
+            k = patch.tile[c]
+            one = N + (tiles.place[patch.tile[a], k] * b + row) * b - k * b
             if q == 1:
                 s = 0
                 z = K[a]
-                while c < a and patch.met[c] < (k + 1) * b:
+                while c < a and patch.tile[c] == k:
                     s += K[c] * one[patch.met[c]]
                     out[c] += z * one[patch.met[c]]
                     c += 1
                 out[a] += s
             else:
-                while c < a and patch.met[c] < (k + 1) * b:
+                while c < a and patch.tile[c] == k:
                     z = one[patch.met[c]]
                     for r in range(q):
                         out[r * ldo + a] += K[r * ldk + c] * z
                         out[r * ldo + c] += K[r * ldk + a] * z
                     c += 1
-        z = N[(tiles.place[i // b, i // b] * b + i % b) * b + i % b]
+        k = patch.tile[a]
+        z = N[(tiles.place[k, k] * b + row) * b + row]
         for r in range(q):
             out[r * ldo + a] += K[r * ldk + a] * z
     for r in range(q):

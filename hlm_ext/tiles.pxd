@@ -23,6 +23,7 @@ cdef class Tiles:
     cdef void work(self, double[:, :, ::1] z, bint inverse, Interrupt interrupt, double *room) noexcept nogil
     cdef bint wait(self, Py_ssize_t t) noexcept nogil
     cdef void make_factor(self, Py_ssize_t t, Py_ssize_t j, double *room) noexcept nogil
+    cdef void turn(self) noexcept
     cdef void divide(self, Py_ssize_t t, const double *e, double *copy) noexcept nogil
     cdef void make_inverse(self, double[:, :, ::1] z, Py_ssize_t t, Py_ssize_t j, double *room) noexcept nogil
     cdef void inverse_tile(self, double[:, :, ::1] z, Py_ssize_t t, Py_ssize_t j, double *sum) noexcept nogil

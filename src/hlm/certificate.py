@@ -120,13 +120,24 @@ def escape(criterion: Objective, space: Space, information: str = "observed") ->
     return None
 
 
-def settle(criterion: Objective, space: Space) -> bool:
-    """Put directions of D without variance at exactly zero where that costs nothing; return whether the point moved."""
-    theta, value = np.array(criterion.theta), criterion.last
+def settle(criterion: Objective, space: Space, theta: Vector, value: float) -> bool:
+    """Put directions of D without variance at exactly zero where that costs nothing.
+
+    Parameters
+    ----------
+    criterion : Criterion or VarianceCriterion
+        It may stand anywhere; it is left at the point decided on.
+    space : Template or Variances
+    theta, value
+        A point and the criterion there.
+
+    Returns
+    -------
+    bool
+        Whether the point moved.
+    """
     trial = space.settled(theta, NEARLY_ZERO)
-    if trial is None:
-        return False
-    if criterion.value(trial) <= value + 1e-9 + 1e-15 * abs(value):
+    if trial is not None and criterion.value(trial) <= value + 1e-9 + 1e-15 * abs(value):
         return True
     criterion.value(theta)
     return False

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hlm.certificate import GAIN, Certificate, certify, escape, settle
+from hlm.certificate import GAIN, NEARLY_ZERO, Certificate, certify, escape, settle
 from hlm.criterion import Objective, Problem, Space
 from hlm.errors import DataError, DesignError
 from hlm.optimize import em, newton
@@ -87,18 +87,18 @@ def _minimize(
         points = starts(criterion)[: None if criterion.variances.curved else 1]
     else:
         points = [moment_start(criterion, problem.template)]
-    trace, certificate = _search(criterion, space, points[0], information, search, steps)
-    for other in [*points[1:], *_other_starts(problem, criterion)]:
-        found, value = np.array(criterion.theta), criterion.last
-        second, its_certificate = _search(criterion, space, other, information, search, steps)
+    trace = newton.minimize(criterion, space, points[0], information, steps)
+    found, value = np.array(criterion.theta), criterion.last
+    for start in [*points[1:], *_other_starts(problem, criterion)]:
+        rival = (found, value) if isinstance(space, Template) else None
+        second = newton.minimize(criterion, space, start, information, steps, rival)
         if criterion.last < value - 1e-9:
-            trace, certificate = second, its_certificate
-        else:
-            criterion.value(found)
+            trace, found, value = second, np.array(criterion.theta), criterion.last
+    settle(criterion, space, found, value)
     if search != final:
         trace.extend(newton.minimize(criterion, space, np.array(criterion.theta), final, steps))
-        certificate = certify(criterion, space, final)
-    return trace, certificate
+        information = final if method == "newton" else information
+    return trace, _leave_saddles(criterion, space, trace, information, final, steps)
 
 
 def _other_starts(problem: Problem, criterion: Objective) -> list[Vector]:
@@ -110,7 +110,9 @@ def _other_starts(problem: Problem, criterion: Objective) -> list[Vector]:
     """
     space = problem.space
     found, sigma2 = np.array(criterion.theta), criterion.sigma2
-    starts = [space.lifted(found, sigma2)] if space.is_singular(found) else []
+    settled = space.settled(found, NEARLY_ZERO)
+    edge = found if settled is None else settled
+    starts = [space.lifted(edge, sigma2)] if space.is_singular(edge) else []
     taken = problem.rank + sum(factor.size * factor.width for factor in space.factors)
     if problem.design.nobs - taken <= FEW:
         covariances = [L @ L.T for L in space.factors_of(found)]
@@ -124,7 +126,6 @@ def _other_starts(problem: Problem, criterion: Objective) -> list[Vector]:
                 continue
             values = [np.inf, *(_value(criterion, point) for point in points), np.inf]
             starts += [points[i] for i in range(len(points)) if values[i] > values[i + 1] < values[i + 2]]
-        criterion.value(found)
     return starts
 
 
@@ -148,18 +149,17 @@ def _expect_and_maximize(
     else:
         theta, profiled = moment_start(criterion, problem.template), method == "ecme"
     trace = em.minimize(criterion, space, theta, profiled, accelerate, max_iter, search)
-    settle(criterion, space)
+    settle(criterion, space, np.array(criterion.theta), criterion.last)
     return trace, certify(criterion, space, final)
 
 
-def _search(
-    criterion: Objective, space: Space, theta: Vector, information: str, judge: str, max_iter: int
-) -> tuple[Trace, Certificate]:
-    """Minimise from θ, leave boundary points where the cone test shows a way down, and settle on the boundary.
+def _leave_saddles(
+    criterion: Objective, space: Space, trace: Trace, information: str, judge: str, max_iter: int
+) -> Certificate:
+    """Certify the point reached; go on from boundary points where the cone test shows a way down.
 
     `information` are the second derivatives of the optimiser, `judge` those of the certificate.
     """
-    trace = newton.minimize(criterion, space, theta, information, max_iter)
     certificate = certify(criterion, space, judge)
     for _ in range(ESCAPES):
         way = escape(criterion, space, judge) if certificate.cone >= GAIN else None
@@ -167,6 +167,7 @@ def _search(
             break
         trace.extend(newton.minimize(criterion, space, way, information, max_iter))
         certificate = certify(criterion, space, judge)
-    if settle(criterion, space):
+    if settle(criterion, space, np.array(criterion.theta), criterion.last):
         certificate = certify(criterion, space, judge)
-    return trace, certificate
+    trace.decrement[-1] = certificate.decrement
+    return certificate

@@ -17,6 +17,9 @@ from hlm_ext.trust_region import trust_region_step
 FINISHED = 1e-12
 # What a search that ended at an optimum says.
 DONE = "nothing left to gain"
+# A search is given up when the quadratic model at its point has its minimum at a known optimum, to this part of what
+# the point lies above it.
+SAME = 0.2
 # Agreement of model and criterion cannot be judged below the rounding of the criterion.
 ROUNDING = 4e-16
 
@@ -27,6 +30,7 @@ def minimize(
     theta: Vector,
     information: str = "observed",
     max_iter: int = 200,
+    rival: tuple[Vector, float] | None = None,
 ) -> Trace:
     """Minimise a criterion from `theta` (m,).
 
@@ -40,11 +44,14 @@ def minimize(
     information : {"observed", "average", "expected"}
         Second derivatives in D: "observed" is Newton's method, "expected" Fisher scoring.
     max_iter : int
+    rival : (m,) float64 and float, optional
+        An optimum that is known already and its value: the search ends when it is seen to lead there.
 
     Returns
     -------
     Trace
-        Its last entry is the optimum; the criterion stands evaluated there.
+        Its last entry is the optimum, or a point from which the way leads to the rival; the criterion stands evaluated
+        there.
     """
     trace = Trace(information)
     value = criterion.value(theta)
@@ -60,6 +67,9 @@ def minimize(
         if inside and gain < FINISHED and lowest > -1e-8:
             trace.message = DONE
             break
+        if rival is not None and inside and _leads_to(rival, theta + step, value, gain, hessian):
+            trace.message = "leads to a known optimum"
+            break
         noise = ROUNDING * (abs(value) + criterion.freedom)
         if rejected > 40:
             trace.message = "no step lowers the criterion"
@@ -72,9 +82,7 @@ def minimize(
         actual = value - trial_value
         if inside and gain < noise and lowest > -1e-8 and actual > -8 * noise:
             # rounding hides what this step gains, so the criterion cannot judge it: it is the last one
-            gradient, hessian = criterion.derivatives(information)
-            decrement = float(trust_region_step(gradient, hessian, radius)[2])
-            trace.add(trial, trial_value, float(np.sqrt(step @ step)), decrement)
+            trace.add(trial, trial_value, float(np.sqrt(step @ step)))
             trace.message = DONE
             return trace
         ratio = (actual + noise) / (gain + noise)
@@ -93,3 +101,10 @@ def minimize(
     if rejected:
         criterion.value(theta)
     return trace
+
+
+def _leads_to(rival: tuple[Vector, float], target: Vector, value: float, gain: float, hessian: Vector) -> bool:
+    """Whether the Newton step to `target`, which should gain `gain`, ends where the rival is, or nearly."""
+    above = value - rival[1]
+    away = target - rival[0]
+    return abs(gain - above) < SAME * above and 0.5 * float(away @ hessian @ away) < SAME * above
