@@ -198,7 +198,7 @@ cdef class Tiles:
     cdef void make_factor(self, Py_ssize_t t, Py_ssize_t j, double *room) noexcept nogil:
         """L_ij := (M_ij - Σ_k L_ik L_jk') L_jj⁻ᵀ, or the factor of the diagonal tile with its inverse.
 
-        Tiles below the diagonal hold L_ij' until all are made: of the products that could be taken, A'B is BLAS's fastest.
+        Tiles below the diagonal hold L_ij' until all are made: A'B is BLAS's fastest product.
         """
         cdef Py_ssize_t x, k, s, b = self.b, i, c
         cdef double *tile = self.factor_tile(t)
