@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -83,7 +84,16 @@ def test_a_forked_child_can_fit() -> None:
     assert out == "0"
 
 
+@pytest.fixture
+def obeys_sigint() -> Iterator[None]:
+    """A shell starts what runs in the background with SIGINT ignored: not here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals differ")
+@pytest.mark.usefixtures("obeys_sigint")
 def test_ctrl_c_stops_a_long_fit_and_the_next_one_is_right() -> None:
     rng = np.random.default_rng(0)
     n = 400_000
