@@ -90,7 +90,7 @@ def _minimize(
     trace = newton.minimize(criterion, space, points[0], information, steps)
     found, value = np.array(criterion.theta), criterion.last
     for start in [*points[1:], *_other_starts(problem, criterion)]:
-        rival = (found, value) if isinstance(space, Template) else None
+        rival = None if isinstance(criterion, VarianceCriterion) else (found, value)
         second = newton.minimize(criterion, space, start, information, steps, rival)
         if criterion.last < value - 1e-9:
             trace, found, value = second, np.array(criterion.theta), criterion.last
