@@ -23,6 +23,7 @@ from hlm.errors import (
 from hlm.fit import Fit
 from hlm.model import Model
 from hlm.specification.arrays import Random
+from hlm.specification.equations import Disturbance, Effect, Equation
 from hlm.variance.between import Between
 from hlm.variance.structures import Structure
 
@@ -36,6 +37,9 @@ __all__ = [
     "DataTypeError",
     "DegenerateError",
     "DesignError",
+    "Disturbance",
+    "Effect",
+    "Equation",
     "Fit",
     "FormulaError",
     "HLMError",

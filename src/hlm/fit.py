@@ -35,6 +35,7 @@ from hlm.inference.information import VarianceInformation, information
 from hlm.measures.conditional import ConditionalAIC, conditional_aic
 from hlm.measures.explained import r_squared
 from hlm.measures.intraclass import icc
+from hlm.notation import show_equations
 from hlm.prediction import linear_predictor, predict
 from hlm.profiles.profile import fixed_intervals, profile_table
 from hlm.profiles.table import variance_table
@@ -501,6 +502,18 @@ class Fit:
     def homogeneity(self, group: str | None = None, least_df: int = 10) -> Homogeneity:
         """Test whether the level-1 variance is the same in all groups; see `hlm.comparison.homogeneity`."""
         return homogeneity(self, group, least_df)
+
+    def equations(self, format: str = "text", *, estimates: bool = False) -> str:
+        """Return the equations of all levels and the combined one; see `Model.equations`.
+
+        Parameters
+        ----------
+        format : {"text", "unicode", "latex"}
+        estimates : bool
+            Show γ̂ in the place of γ.
+        """
+        equations = self.model.level_equations
+        return show_equations(equations, format, equations.values(self.params) if estimates else None)
 
     # ---- for people -----------------------------------------------------------------------------------------------
 

@@ -53,6 +53,13 @@ def to_frame(data: Any, columns: Sequence[str], new: bool = False) -> pd.DataFra
     return _from_narwhals(data, columns, new)
 
 
+def column_names(data: Any) -> list[str]:
+    """Return the names of the columns of a table, of whatever kind `to_frame` takes."""
+    if isinstance(data, (pd.DataFrame, Mapping)):
+        return [str(name) for name in (data.columns if isinstance(data, pd.DataFrame) else data)]
+    return [str(name) for name in _narwhals_table(data)[1]]
+
+
 def stored(frame: pd.DataFrame, column: str) -> Any:
     """Return the values of a column: a `usable` array or an extension array, not to be written to."""
     try:
@@ -220,6 +227,16 @@ def _one_dimensional(value: Any, column: Any) -> Any:
 
 
 def _from_narwhals(data: Any, columns: Sequence[str], new: bool) -> pd.DataFrame:
+    table, names = _narwhals_table(data)
+    _check_names(pd.Index(names), columns, new)
+    wanted = [name for name in names if name in columns or name in _OPTIONAL] or names[:1]
+    table = table.select(wanted)
+    frame: pd.DataFrame = (table.collect() if hasattr(table, "collect") else table).to_pandas()
+    return frame
+
+
+def _narwhals_table(data: Any) -> tuple[Any, list[str]]:
+    """Return a table that is not pandas as narwhals sees it, and the names of its columns."""
     refused = DataTypeError(f"data must be a DataFrame or a mapping of columns, got {_type_name(data)}")
     if data is None or isinstance(data, (list, tuple, str, bytes, int, float, np.ndarray, pd.Series)):
         raise refused
@@ -229,16 +246,10 @@ def _from_narwhals(data: Any, columns: Sequence[str], new: bool) -> pd.DataFrame
         raise DataTypeError(f"{refused}; tables that are not pandas need narwhals: pip install narwhals") from None
     table = nw.from_native(data, pass_through=True)
     if isinstance(table, nw.LazyFrame):
-        names = table.collect_schema().names()
-    elif isinstance(table, nw.DataFrame):
-        names = table.columns
-    else:
-        raise refused
-    _check_names(pd.Index(names), columns, new)
-    wanted = [name for name in names if name in columns or name in _OPTIONAL] or names[:1]
-    table = table.select(wanted)
-    frame: pd.DataFrame = (table.collect() if isinstance(table, nw.LazyFrame) else table).to_pandas()
-    return frame
+        return table, table.collect_schema().names()
+    if isinstance(table, nw.DataFrame):
+        return table, table.columns
+    raise refused
 
 
 def _type_name(data: Any) -> str:

@@ -21,14 +21,17 @@ from hlm.frames import Mask, bad_values, usable
 from hlm.responses import Prepared
 from hlm.specification.arrays import Random
 from hlm.specification.build import FormulaReader
+from hlm.specification.equation_reader import EquationReader
+from hlm.specification.equations import Equation
 from hlm.variance.assign import structured
 from hlm.variance.between import with_between
 from hlm.variance.restrictions import read_restrictions
 from hlm.variance.structures import Structure, find_structure
+from hlm.views import ModelViews
 from hlm.weights import read_weights
 
 
-class Model:
+class Model(ModelViews):
     """A hierarchical linear model: a design that can be fitted.
 
     Parameters
@@ -36,8 +39,10 @@ class Model:
     formula : str
         lme4's notation: ``"y ~ x * z + (x | school)"``. Random terms ``(x | g)``, ``(1 | g)``, ``(0 + x | g)``,
         ``(x || g)``, nested ``(1 | a/b/c)``, interactions ``(1 | a:b)``; transforms ``log(x)``, ``center(x)``,
-        ``scale(x)``, ``poly(x, 2)``, ``ns(x, 3)``, ``bs(x, df=5)``, ``C(x, Sum)``, ``I(x^2)``, ``offset(x)``. Nothing
-        is evaluated as Python.
+        ``scale(x)``, ``poly(x, 2)``, ``ns(x, 3)``, ``bs(x, df=5)``, ``C(x, Sum)``, ``I(x^2)``, ``offset(x)``;
+        ``center(x, g)`` (deviations from the means of g), ``mean(x, g)`` (these means), ``within_between(x, g)``
+        (both), where ``new="own"``, ``"grand"`` or ``"error"`` says which mean a new group has: that of its rows, that
+        of all rows of the fit, or none. Nothing is evaluated as Python.
     data : DataFrame or mapping of columns
         pandas; polars, pyarrow and others through narwhals.
     weights : str or (N,) array, optional
@@ -134,6 +139,75 @@ class Model:
         check_design(model.design)
         return model
 
+    @classmethod
+    def from_equations(
+        cls,
+        equations: str | Sequence[Equation],
+        data: Any,
+        *,
+        weights: Any = None,
+        frequencies: Any = None,
+        sampling_variance: Any = None,
+        covariance: Mapping[str, str | Structure] | None = None,
+        between: Mapping[str, Any] | None = None,
+        missing: str = "drop",
+        structural_zeros: Sequence[str] = (),
+        **tables: Any,
+    ) -> Model:
+        """Build a model from the equations of its levels, as textbooks print them, and one table for each level.
+
+        Parameters
+        ----------
+        equations : str or sequence of Equation
+            One a line: first that of level 1, then one for each of its coefficients, for each of theirs, and so on. A
+            name that is a column is a regressor, a name with brackets (``u0[school]``, ``r0[school:class]``) a random
+            error of that level, any other name a coefficient; transforms are those of formulas. An equation may be a
+            number: ``g01 = 5.0`` is a coefficient known in advance. Errors of one level are correlated. The error of
+            level 1 is always there and may be written ``e``.
+        data : DataFrame or mapping
+            Rows of level 1; or all columns, joined.
+        weights, frequencies, sampling_variance : str or (N,) array, optional
+            See `Model`; so are `covariance` and `between`.
+        missing : {"drop", "raise", "error"}
+            Rows without a value, and all rows of a unit without one: left out and counted, or an error ("raise" and
+            "error" are the same).
+        structural_zeros : sequence of str
+            Columns of upper levels in which a missing value means zero.
+        **tables : DataFrame or mapping
+            ``school=schools``: the table of level "school", one row a unit, joined by the column "school" of both; the
+            key of a third level stands in the table of the second or in `data`.
+
+        Raises
+        ------
+        FormulaError, DesignError
+            For equations that cannot be read or contradict each other or the data; the message shows line and place.
+        DataError
+            For a key without match or twice in its table, a column in two tables; see `Model` too.
+
+        Examples
+        --------
+        >>> import hlm
+        >>> model = hlm.Model.from_equations(
+        ...     '''
+        ...     mathach = b0 + b1*cses
+        ...     b0 = g00 + g01*meanses + g02*sector + u0[school]
+        ...     b1 = g10 + g11*meanses + g12*sector + u1[school]
+        ...     ''',
+        ...     hlm.datasets.load("hsb_pupils"),
+        ...     school=hlm.datasets.load("hsb_schools"),
+        ... )
+        >>> round(model.fit().criterion, 3)
+        46503.668
+        """
+        model = cls.__new__(cls)
+        reader = EquationReader(equations, data, tables, structural_zeros)
+        given = {"weights": weights, "frequencies": frequencies, "sampling_variance": sampling_variance}
+        named = [name for name in given.values() if isinstance(name, str)]
+        model._reader = reader
+        model.design = reader.design(reader.joined(missing, named), given, missing, covariance, between)
+        check_design(model.design)
+        return model
+
     @cached_property
     def problem(self) -> Problem:
         """Statistics of the design in the coordinates of the engine, gathered once."""
@@ -201,7 +275,7 @@ class Model:
 
     @property
     def formula(self) -> str | None:
-        """The formula, or None for a model of arrays."""
+        """The formula (for a model of equations that of the combined equation), or None for a model of arrays."""
         return self._reader.formula.text if self._reader is not None else None
 
     def fit(

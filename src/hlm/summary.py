@@ -125,6 +125,10 @@ def sections(fit: Fit) -> list[Section]:
     return parts
 
 
+def _equations_section(fit: Fit) -> Section:
+    return Section("Equations", fit.equations("unicode").splitlines())
+
+
 def _text_table(header: list[str], rows: list[list[str]]) -> list[str]:
     table = [header, *rows]
     widths = [max(len(row[c]) for row in table) for c in range(len(header))]
@@ -155,7 +159,7 @@ def text(fit: Fit) -> str:
 def html(fit: Fit) -> str:
     """Return the summary for a notebook."""
     out = ['<div class="hlm-summary">']
-    for section in sections(fit):
+    for section in [*sections(fit), _equations_section(fit)]:
         out.append(f"<h4>{escape(section.title)}</h4>")
         if section.rows:
             head = "".join(f"<th>{escape(cell)}</th>" for cell in section.header)

@@ -10,7 +10,7 @@ import pandas as pd
 from hlm.design import Column, Design, Factor, code_column, merge_factors
 from hlm.errors import DataError, HLMError
 from hlm.frames import complete_rows, stored, to_frame
-from hlm.specification.columns import Encoder, encode, evaluate, learn
+from hlm.specification.columns import Encoder, Piece, encode, evaluate, learn
 from hlm.specification.formula import Formula, RandomTerm, parse
 from hlm.specification.transforms import State
 from hlm.structure import Codes, cross_codes
@@ -24,15 +24,27 @@ class FormulaReader:
 
     Parameters
     ----------
-    formula : str
+    formula : str or Formula
+
+    Attributes
+    ----------
+    pieces : tuple of tuples of Piece
+        What each fixed column is the product of.
+    random_pieces : dict
+        The same for the random columns of each grouping factor.
+    groupings : dict
+        Codes and labels of levels that have no random effects.
     """
 
-    def __init__(self, formula: str) -> None:
-        self.formula: Formula = parse(formula)
+    def __init__(self, formula: str | Formula) -> None:
+        self.formula: Formula = formula if isinstance(formula, Formula) else parse(formula)
         self._fixed: Encoder | None = None
         self._random: dict[str, list[tuple[RandomTerm, Encoder]]] = {}
         self._offset_state: State = {}
         self._response_state: State = {}
+        self.pieces: tuple[tuple[Piece, ...], ...] = ()
+        self.random_pieces: dict[str, tuple[tuple[Piece, ...], ...]] = {}
+        self.groupings: dict[str, tuple[Codes, pd.Index]] = {}
 
     def design(
         self, data: Any, weights: dict[str, Any], missing: str, covariance: Any = None, between: Any = None
@@ -44,14 +56,16 @@ class FormulaReader:
         data : DataFrame or mapping
         weights : dict
             "weights", "frequencies" and "sampling_variance": a name, an (N,) array or None.
-        missing : {"drop", "raise"}
+        missing : {"drop", "raise", "error"}
+            The last two are the same.
         covariance : mapping or None
             See `assign`.
         between : mapping or None
             See `with_between`.
         """
-        if missing not in ("drop", "raise"):
+        if missing not in ("drop", "raise", "error"):
             raise DataError(f"missing must be 'drop' or 'raise', got {missing!r}")
+        missing = "drop" if missing == "drop" else "raise"
         formula = self.formula
         named = [name for name in weights.values() if isinstance(name, str)]
         full = to_frame(data, list(dict.fromkeys([*formula.columns, *named])))
@@ -84,6 +98,7 @@ class FormulaReader:
         offsets = self._offsets(frame)
         offset = np.sum(offsets, axis=0) if offsets else None
         fixed, self._fixed = encode(formula.fixed, frame, frequencies)
+        self.pieces = fixed.pieces
         parts = [(self._factor(term, frame, frequencies), term.text) for term in formula.random]
         return {
             "response": formula.response.text,
@@ -104,6 +119,7 @@ class FormulaReader:
             labels = labels.rename(term.name)
         columns, encoder = encode(term.effects, frame, frequencies)
         self._random.setdefault(term.name, []).append((term, encoder))
+        self.random_pieces[term.name] = self.random_pieces.get(term.name, ()) + columns.pieces
         # the term's columns are one block; `||` comes from the parser as several terms
         return Factor(term.name, codes, labels, columns.values, columns.names, (tuple(range(len(columns.values))),))
 

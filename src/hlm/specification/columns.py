@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hlm.design import intercept
+from hlm.design import code_column, intercept
 from hlm.errors import DataError
 from hlm.frames import bad_values
 from hlm.specification.expression import BASES, CATEGORICAL, Call, Coding, Expression, Name
@@ -35,6 +35,24 @@ Named = list[tuple[str, Array]]
 
 
 @dataclass(frozen=True, eq=False)
+class Piece:
+    """A factor of a column that is a product: one of the columns of an expression.
+
+    Attributes
+    ----------
+    expression : str
+        As written: ``C(race)``.
+    name : str
+        ``C(race)[T.black]``.
+    values : (n,) float64 array
+    """
+
+    expression: str
+    name: str
+    values: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Columns:
     """Named columns.
 
@@ -43,10 +61,13 @@ class Columns:
     names : tuple of p str
     values : tuple of p (n,) float64 arrays
         Views of the frame's memory where possible (any stride of whole doubles); not to be written to.
+    pieces : tuple of p tuples of Piece
+        What each column is the product of; nothing for the intercept.
     """
 
     names: tuple[str, ...]
     values: tuple[Array, ...]
+    pieces: tuple[tuple[Piece, ...], ...]
 
 
 def encode(terms: Terms, frame: pd.DataFrame, frequencies: Array | None = None) -> tuple[Columns, Encoder]:
@@ -145,19 +166,24 @@ class Encoder:
         return self._assemble(values, len(frame))
 
     def _assemble(self, read: dict[Expression, Any], n: int) -> Columns:
-        named: Named = [("Intercept", intercept(n))] if self._intercept else []
+        names, arrays = (["Intercept"], [intercept(n)]) if self._intercept else ([], [])
+        found: list[tuple[Piece, ...]] = [() for _ in names]
         for product in self._products:
-            blocks = [self._factors[expression].columns(read[expression], reduced) for expression, reduced in product]
-            if len(blocks) == 1:
-                named += blocks[0]
-                continue
+            blocks = [
+                [
+                    Piece(expression.text, *named)
+                    for named in self._factors[expression].columns(read[expression], reduced)
+                ]
+                for expression, reduced in product
+            ]
             # R's order: the columns of the first factor vary fastest
             for reverse in itertools.product(*reversed(blocks)):
-                parts = reverse[::-1]
+                pieces = reverse[::-1]
+                names.append(":".join(piece.name for piece in pieces))
                 with np.errstate(all="ignore"):  # what is not finite is found, and named, when the rows are read
-                    values = reduce(np.multiply, (array for _, array in parts))
-                named.append((":".join(name for name, _ in parts), values))
-        return Columns(tuple(name for name, _ in named), tuple(array for _, array in named))
+                    arrays.append(reduce(np.multiply, (piece.values for piece in pieces)))
+                found.append(pieces)
+        return Columns(tuple(names), tuple(arrays), tuple(found))
 
 
 def evaluate(expression: Expression, frame: pd.DataFrame, role: str = "response", state: State | None = None) -> Array:
@@ -351,29 +377,45 @@ def _full_rank(
     return tuple(found)
 
 
+class _FrameSource:
+    """Columns of a frame for one expression; remembers what was read."""
+
+    def __init__(self, expression: Expression, frame: pd.DataFrame, state: State) -> None:
+        self.text = expression.text
+        self.frame = frame
+        self.state = state
+        self.inputs: dict[str, Array] = {}
+
+    def numbers(self, name: Name) -> Array | float:
+        """Values of a name in the expression: a column of numbers, or pi where no column is called so."""
+        if name.is_pi and not self.state.setdefault("pi", {"is_column": "pi" in self.frame.columns})["is_column"]:
+            return math.pi
+        if name.name not in self.inputs:
+            column = f"in {self.text}, column"
+            self.inputs[name.name] = must_be_numbers(read(self.frame, name.name), name.name, column)
+        return self.inputs[name.name]
+
+    def groups(self, name: Name) -> tuple[npt.NDArray[np.intp], pd.Index]:
+        """Codes and labels of a grouping column; a missing label excuses what is missing in the result."""
+        codes, labels = code_column(read(self.frame, name.name), name.name)
+        self.inputs[f"{name.name} as a group"] = np.where(codes < 0, np.nan, 0.0)
+        return codes, labels
+
+
 def _derive(expression: Expression, frame: pd.DataFrame, state: State) -> Array:
     """Evaluate a transform: (n,), or (n, k) for a basis."""
     node, n = expression.node, len(frame)
-    inputs: dict[str, Array] = {}
-
-    def column(name: Name) -> Array | float:
-        """Values of a name in the expression: a column of numbers, or pi where no column is called so."""
-        if name.is_pi and not state.setdefault("pi", {"is_column": "pi" in frame.columns})["is_column"]:
-            return math.pi
-        if name.name not in inputs:
-            inputs[name.name] = must_be_numbers(read(frame, name.name), name.name, f"in {expression.text}, column")
-        return inputs[name.name]
-
+    source = _FrameSource(expression, frame, state)
     with np.errstate(all="ignore"):
         if isinstance(node, Call) and node.function in BASES:
-            argument = np.asarray(calculate(node.argument, column, state))
-            _check_finite(argument, node.argument.text, inputs)
+            argument = np.asarray(calculate(node.argument, source, state))
+            _check_finite(argument, node.argument.text, source.inputs)
             result = basis(node, argument, state)
         else:
-            result = np.asarray(calculate(node, column, state))
+            result = np.asarray(calculate(node, source, state))
     if result.ndim == 0:
         result = np.full(n, result)
-    _check_finite(result, expression.text, inputs)
+    _check_finite(result, expression.text, source.inputs)
     return result
 
 

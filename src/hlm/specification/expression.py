@@ -29,6 +29,7 @@ _FLAGS = {"TRUE": True, "True": True, "T": True, "FALSE": False, "False": False,
 
 _DATA, _NUMBER, _FLAG, _SETTING = "data", "number", "flag", "setting"
 _VECTOR, _LABELS, _CODING, _LABEL = "vector", "labels", "coding", "label"
+_GROUP, _POLICY = "group", "policy"
 _KIND_NAMES = {
     _NUMBER: "a number",
     _FLAG: "TRUE or FALSE",
@@ -37,15 +38,20 @@ _KIND_NAMES = {
     _LABELS: "a label or c(label, ...)",
     _CODING: "a coding: Treatment, Sum, Helmert or Poly",
     _LABEL: "a number or a label",
+    _GROUP: "a grouping column",
+    _POLICY: "what a group that the fit has not seen gets: 'own', 'grand' or 'error'",
 }
+# Means of groups that the fit has not seen: of their own rows, the one of all rows of the fit, or none.
+POLICIES = ("own", "grand", "error")
 
 # parameters in R's order (formulaic's for `cr`); the first is data, the others are constants
 _BOUNDS = {"lower_bound": _NUMBER, "upper_bound": _NUMBER}
 _SPLINE_BOUNDS = {"Boundary.knots": _VECTOR, **_BOUNDS}
-_ELEMENTWISE = ("I", "log2", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "sin", "cos", "tan", "center", "offset")
+_ELEMENTWISE = ("I", "log2", "log10", "log1p", "exp", "expm1", "sqrt", "abs", "sin", "cos", "tan", "offset")
 FUNCTIONS: dict[str, dict[str, str]] = {
     **{name: {"x": _DATA} for name in _ELEMENTWISE},
     "log": {"x": _DATA, "base": _NUMBER},
+    **{name: {"x": _DATA, "by": _GROUP, "new": _POLICY} for name in ("center", "mean", "within_between")},
     "scale": {"x": _DATA, "center": _SETTING, "scale": _SETTING},
     "poly": {"x": _DATA, "degree": _NUMBER, "raw": _FLAG},
     "bs": {"x": _DATA, "df": _NUMBER, "knots": _VECTOR, "degree": _NUMBER, "intercept": _FLAG, **_SPLINE_BOUNDS},
@@ -58,7 +64,9 @@ FUNCTIONS: dict[str, dict[str, str]] = {
 _ALIASES = {"include_intercept": "intercept", "contr": "coding", "contrasts": "coding"}
 CATEGORICAL = frozenset({"C", "factor", "as.factor"})
 BASES = frozenset({"poly", "bs", "ns", "cr"})
-_OUTERMOST = CATEGORICAL | BASES | {"offset"}  # cannot stand inside another expression
+# Functions of the means of groups; `center` is one of all rows without a group.
+GROUPED = frozenset({"mean", "within_between"})
+_OUTERMOST = CATEGORICAL | BASES | {"offset", "within_between"}  # cannot stand inside another expression
 _CODINGS = {
     spelling: kind
     for kind in ("treatment", "sum", "helmert", "poly")
@@ -75,7 +83,7 @@ class Coding:
     base: int | None = None
 
 
-Option: TypeAlias = "float | bool | str | tuple[float | str, ...] | Coding"
+Option: TypeAlias = "float | bool | str | tuple[float | str, ...] | Coding | Name"
 
 
 @dataclass(frozen=True)
@@ -176,6 +184,7 @@ def _columns_of(node: Node) -> Iterator[str]:
         yield from _columns_of(node.right)
     elif isinstance(node, Call):
         yield from _columns_of(node.argument)
+        yield from (option.name for _, option in node.options if isinstance(option, Name))
 
 
 class Token(NamedTuple):
@@ -370,7 +379,16 @@ def read_call(cursor: Cursor) -> Call:
         options[parameter] = _read_option(cursor, parameter, parameters[parameter])
         shown.append(_spelling(cursor.tokens[start : cursor.index]))
     cursor.expect(")")
+    if name.text in GROUPED and "by" not in options:
+        cursor.fail(f"{name.text}() needs a grouping column: {name.text}({argument.text}, school)", name)
     return Call(f"{name.text}({', '.join(shown)})", name.position, name.text, argument, tuple(options.items()))
+
+
+def within_and_between(call: Call) -> tuple[Call, Call]:
+    """Return what ``within_between(x, g)`` stands for: ``center(x, g)`` and ``mean(x, g)``."""
+    inside = call.text.split("(", 1)[1]
+    center, mean = (Call(f"{f}({inside}", call.position, f, call.argument, call.options) for f in ("center", "mean"))
+    return center, mean
 
 
 def _read_parameter(cursor: Cursor, function: str, parameters: dict[str, str], given: dict[str, Option]) -> str:
@@ -399,6 +417,8 @@ def _spelling(tokens: list[Token]) -> str:
 
 def _read_option(cursor: Cursor, parameter: str, kind: str) -> Option:
     start = cursor.next
+    if kind == _GROUP and start.kind in ("name", "quoted") and not cursor.at_call:
+        return read_name(cursor)
     value = _read_coding(cursor) if kind == _CODING else _read_constant(cursor)
     is_number = isinstance(value, float)
     fits = {
@@ -409,6 +429,8 @@ def _read_option(cursor: Cursor, parameter: str, kind: str) -> Option:
         _LABELS: is_number or isinstance(value, (str, tuple)),
         _CODING: isinstance(value, Coding),
         _LABEL: is_number or isinstance(value, str),
+        _GROUP: False,
+        _POLICY: value in POLICIES,
     }
     if not fits[kind]:
         cursor.fail(f"'{parameter}' must be {_KIND_NAMES[kind]}", start)

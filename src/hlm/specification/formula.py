@@ -18,6 +18,7 @@ from hlm.specification.expression import (
     read_arithmetic,
     read_call,
     read_name,
+    within_and_between,
 )
 
 __all__ = ["Expression", "Formula", "RandomTerm", "Terms", "parse"]
@@ -261,6 +262,8 @@ class _Algebra:
         token = cursor.next
         cursor.operators = 0
         call = read_call(cursor)
+        if call.function == "within_between":
+            return {bit: None for part in within_and_between(call) for bit in self._bit(as_expression(part))}
         if call.function != "offset":
             expression = as_expression(call)
             if not expression.columns:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from hlm.errors import DataError
+from hlm.errors import DataError, show
 from hlm.specification.expression import Binary, Call, Name, Node, Number, Unary
 
 Array = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.intp]
 
 # what each call learnt, under its spelling: {"center(x)": {"center": 3.2}}
 State: TypeAlias = dict[str, dict[str, Any]]
@@ -43,14 +45,23 @@ _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def calculate(node: Node, column: Callable[[Name], Array | float], state: State) -> Array | np.float64:
+class Source(Protocol):
+    """Where the values of names come from."""
+
+    def numbers(self, name: Name) -> Array | float:
+        """Return the (n,) float64 values of a column, or the constant that a name stands for."""
+
+    def groups(self, name: Name) -> tuple[Codes, pd.Index]:
+        """Return the codes of a grouping column, -1 where it is missing, and its labels."""
+
+
+def calculate(node: Node, source: Source, state: State) -> Array | np.float64:
     """Evaluate arithmetic and one-column functions.
 
     Parameters
     ----------
     node : Node
-    column : callable
-        Gives the (n,) float64 values of a name, or the constant that it stands for.
+    source : Source
     state : State
         Filled where a function learns from the data, used where it has learnt already.
 
@@ -60,20 +71,23 @@ def calculate(node: Node, column: Callable[[Name], Array | float], state: State)
         Not finite where the arithmetic is not; the caller judges.
     """
     if isinstance(node, Name):
-        return np.float64(value) if isinstance(value := column(node), float) else value
+        return np.float64(value) if isinstance(value := source.numbers(node), float) else value
     if isinstance(node, Number):
         return np.float64(node.value)
     if isinstance(node, Unary):
-        operand = calculate(node.operand, column, state)
+        operand = calculate(node.operand, source, state)
         return -operand if node.operator == "-" else operand
     if isinstance(node, Binary):
-        left, right = calculate(node.left, column, state), calculate(node.right, column, state)
+        left, right = calculate(node.left, source, state), calculate(node.right, source, state)
         return _ARITHMETIC[node.operator](left, right)  # type: ignore[no-any-return]
     assert isinstance(node, Call)
-    x = np.asarray(calculate(node.argument, column, state))
+    x = np.asarray(calculate(node.argument, source, state))
     options: Options = dict(node.options)
     if node.function == "log":
         return np.log(x) / np.log(options["base"]) if "base" in options else np.log(x)
+    if isinstance(by := options.get("by"), Name):
+        means = _group_means(x, node, *source.groups(by), options, state.setdefault(node.text, {}))
+        return means if node.function == "mean" else x - means  # type: ignore[no-any-return]
     if node.function in ("center", "scale"):
         return _standardise(x, node, options, state.setdefault(node.text, {}))
     return _ELEMENTWISE[node.function](x)
@@ -82,7 +96,7 @@ def calculate(node: Node, column: Callable[[Name], Array | float], state: State)
 def learns(node: Node) -> bool:
     """Whether an expression takes something from the data as a whole: a mean, a spread, knots."""
     if isinstance(node, Call):
-        return node.function in ("center", "scale") or node.function in _BASES or learns(node.argument)
+        return node.function in ("center", "mean", "scale") or node.function in _BASES or learns(node.argument)
     if isinstance(node, Binary):
         return learns(node.left) or learns(node.right)
     return isinstance(node, Unary) and learns(node.operand)
@@ -101,6 +115,29 @@ def _standardise(x: Array, call: Call, options: Options, learnt: dict[str, Any])
         learnt["scale"] = spread if scale is True else 1.0 if scale is False else float(scale)
     result: Array = x - learnt["center"]
     return result if learnt["scale"] == 1.0 else result / learnt["scale"]
+
+
+def _group_means(
+    x: Array, call: Call, codes: Codes, labels: pd.Index, options: Options, learnt: dict[str, Any]
+) -> Array:
+    """Return the mean (n,) of the group of each row: that of the fit, and for a group it has not seen by `new`.
+
+    "own": the mean of its rows here, of all rows of the fit where it has none with a value; "grand": that one at once.
+    """
+    rows = (codes >= 0) & ~np.isnan(x)
+    counts = np.bincount(codes[rows], minlength=len(labels))
+    with np.errstate(invalid="ignore"):
+        own: Array = np.bincount(codes[rows], x[rows], minlength=len(labels)) / counts
+    if not learnt:
+        learnt.update(labels=labels, means=own, center=float(x[rows].mean()) if rows.any() else 0.0)
+    known = learnt["labels"].get_indexer(labels)
+    means: Array = np.append(learnt["means"], np.nan)[known]
+    policy = options.get("new", "own")
+    if policy == "error" and (known < 0).any():
+        label = labels[int(np.argmax(known < 0))]
+        raise DataError(f"{call.text} has no mean for {show(label)}, which was not in the fit", group=label)
+    means = np.where((known < 0) & (policy == "own"), own, means)
+    return np.append(np.where(np.isnan(means), learnt["center"], means), np.nan)[codes]
 
 
 def basis(call: Call, x: Array, state: State) -> Array:
