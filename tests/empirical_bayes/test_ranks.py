@@ -10,7 +10,7 @@ from hlm.empirical_bayes.posterior import posterior
 from hlm.empirical_bayes.ranks import _cubature, _given_gamma, _product_rule
 
 from ..dense import Case
-from .test_own_estimates import Dense, crossed, fitted
+from .test_own_estimates import Dense, crossed, crossed_fit, fitted
 
 
 def joint(case: Case, fit: hlm.Fit, k: int) -> np.ndarray:
@@ -21,9 +21,12 @@ def joint(case: Case, fit: hlm.Fit, k: int) -> np.ndarray:
     return fit.sigma**2 * (D - gain @ dense.wide[k] @ D)
 
 
-@pytest.mark.parametrize("name", ["slope", "two nested", "three nested", "four nested"])
+CROSSED = ["two crossed", "crossed slopes", "no fixed part, crossed", "two nested, one across", "several tiles"]
+
+
+@pytest.mark.parametrize("name", ["slope", "two nested", "three nested", "four nested", *CROSSED])
 def test_joint_posterior(name: str) -> None:
-    case, fit = fitted(name)
+    case, fit = crossed_fit(name) if name in CROSSED else fitted(name)
     for k, Z in enumerate(case.Z):
         q, cov = Z.shape[1], joint(case, fit, k)
         for e in range(q):
@@ -185,6 +188,18 @@ def test_lower_levels_are_simulated() -> None:
     fit.ranks("f1")
 
 
+def test_ranks_in_a_crossed_design() -> None:
+    fit = hlm.Model("y ~ 1 + (1 | g) + (1 | h)", crossed()).fit()
+    found = fit.ranks("h", draws=20_000, seed=3)
+    pairs = fit.comparisons("h")
+    expected = np.ones(8)
+    i, j = np.triu_indices(8, 1)
+    np.add.at(expected, i, 1 - pairs["P(first > second)"].to_numpy())
+    np.add.at(expected, j, pairs["P(first > second)"].to_numpy())
+    # 4.5 standard errors of a mean of ranks, whose standard deviation is below 2
+    np.testing.assert_allclose(found.expected, expected, atol=4.5 * 2 / np.sqrt(20_000))
+
+
 def test_what_cannot_be_ranked() -> None:
     _, fit = fitted("slope")
     with pytest.raises(hlm.errors.DataError, match="no random effect 'z9'"):
@@ -195,7 +210,7 @@ def test_what_cannot_be_ranked() -> None:
         fit.ranks("f0", groups=[1, 1])
     with pytest.raises(hlm.errors.DataError, match="alpha"):
         fit.comparisons("f0", alpha=5)
-    with pytest.raises(hlm.errors.DesignError, match="crossed"):
+    with pytest.raises(hlm.errors.DesignError, match="crossed factors"):
         hlm.Model("y ~ 1 + (1 | g) + (1 | h)", crossed()).fit().ranks("g")
     rng = np.random.default_rng(4)
     y, groups = rng.normal(size=72), np.repeat(np.arange(12), 6)

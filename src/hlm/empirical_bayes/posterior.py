@@ -10,16 +10,23 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hlm.empirical_bayes.chain import innovations, stages_of
+from hlm.empirical_bayes.chain import chain_roots, innovations, stages_of
+from hlm.empirical_bayes.coefficients import response_to_beta
 from hlm.empirical_bayes.level_one import level_one
 from hlm.errors import DataError, show
+from hlm.sides import with_sides
 from hlm.structure import Codes
+from hlm_ext.criterion import Criterion
+from hlm_ext.forms import forms
 
 if TYPE_CHECKING:
     from hlm.design import Factor
     from hlm.fit import Fit
 
 Array = npt.NDArray[np.float64]
+
+# Levels of a crossed factor up to which their joint covariance is made: a few matrices of that size.
+MOST = 3000
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +90,6 @@ def posterior(fit: Fit, name: str, effect: str, of: str, groups: Sequence[Any] |
     Parameters
     ----------
     fit : Fit
-        Of a nested hierarchy.
     name, effect : str
         Grouping factor and random effect.
     of : {"effects", "coefficients"}
@@ -94,47 +100,85 @@ def posterior(fit: Fit, name: str, effect: str, of: str, groups: Sequence[Any] |
     Raises
     ------
     DataError
-        For an unknown effect or group, or when no group differs from another.
+        For an unknown effect or group, or when no group differs from another; for a crossed factor of many levels.
     DesignError
-        For an unknown factor, or where factors are crossed.
+        For an unknown factor.
     """
     factor = fit.model.design.factor(name)
     q = _place(factor, effect, of)
+    if fit.covariances[name].iloc[q, q] == 0 and of == "effects":
+        raise DataError(f"'{effect}' does not vary over '{name}' (its variance is 0): there is nothing to compare")
+    mean = fit.random_effects[name].to_numpy()[:, q].copy()
+    shared = response_to_beta(fit, name)[:, q]
+    if of == "coefficients":
+        Z = level_one(fit, factor).Z[:, q]
+        mean += Z @ fit.params.dropna().to_numpy()
+        shared = shared + Z @ fit._problem.coordinates.beta_map
+    with fit._lock:
+        shared = shared @ np.linalg.cholesky(fit._criterion.sigma2 * fit._criterion.cross_inverse)
+    if fit._problem.crossed is None:
+        found = Posterior(factor.labels, mean, *_nested(fit, factor, q, shared))
+    else:
+        # all groups depend on each other: a root of their covariance stands beside that of γ̂
+        values, vectors = np.linalg.eigh(_covariance_in_crossed(fit, factor, q))
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        found = Posterior(factor.labels, mean, np.zeros(len(mean)), np.hstack([shared, root]), [], [])
+    return found if groups is None else _subset(found, factor, groups)
+
+
+def _nested(fit: Fit, factor: Factor, q: int, shared: Array) -> tuple[Array, Array, list[Array], list[Codes]]:
+    """Variance, shared, loadings and units of a `Posterior` in a nested hierarchy."""
     problem = fit._problem
     stages = stages_of(fit)
     k = problem.template.order.index(fit.model.design.factors.index(factor))
     order = np.argsort(problem.statistics.hierarchy.levels[k])
     row = problem.maps[problem.template.order[k]][q]
-    with fit._lock:
-        sigma2, inverse = fit._criterion.sigma2, fit._criterion.cross_inverse
-    scale = problem.coordinates.scale
-    shared = -scale * (row @ stages[k].effects[:, :, :-1])[order]
-    mean = fit.random_effects[name].to_numpy()[:, q].copy()
-    if of == "coefficients":
-        Z = level_one(fit, factor).Z[:, q]
-        mean += Z @ fit.params.dropna().to_numpy()
-        shared += Z @ problem.coordinates.beta_map
-    root = np.linalg.cholesky(sigma2 * inverse)
     loadings: list[Array] = []
-    for P, above in zip(innovations(stages, k), stages[k + 1 :], strict=True):
-        loading = row @ P
+    for P, parent, above in zip(innovations(stages, k), stages[k].parents, stages[k + 1 :], strict=True):
         # N may be singular: its symmetric root is defined all the same
         values, vectors = np.linalg.eigh(above.N)
         half = vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]
-        parent = stages[k].parents[len(loadings)]
-        loadings.append(fit.sigma * np.einsum("jq,jqs->js", loading, half[parent]))
+        loadings.append(fit.sigma * np.einsum("jq,jqs->js", row @ P, half[parent])[order])
     variance = fit.sigma**2 * np.einsum("a,jab,b->j", row, stages[k].N, row)
-    found = Posterior(
-        factor.labels,
-        mean,
-        variance[order],
-        shared @ root,
-        [loading[order] for loading in loadings],
-        [parent[order] for parent in stages[k].parents],
-    )
-    if fit.covariances[name].iloc[q, q] == 0 and of == "effects":
-        raise DataError(f"'{effect}' does not vary over '{name}' (its variance is 0): there is nothing to compare")
-    return found if groups is None else _subset(found, factor, groups)
+    return variance[order], shared, loadings, [parent[order] for parent in stages[k].parents]
+
+
+def _covariance_in_crossed(fit: Fit, factor: Factor, q: int) -> Array:
+    """Return Cov(u - û | y, γ) (J, J) of one effect of a factor of a crossed design.
+
+    D - D Z'V⁻¹Z D by one right-hand side for each level, its column of Z D (MATH: §7).
+
+    Raises
+    ------
+    DataError
+        For more than `MOST` levels.
+    """
+    problem, J = fit._problem, factor.size
+    if J > MOST:
+        raise DataError(f"'{factor.name}' has {J} levels; in crossed designs {MOST} are the most that are compared")
+    hierarchy, order = problem.statistics.hierarchy, problem.template.order
+    k = order.index(fit.model.design.factors.index(factor))
+    roots = chain_roots(fit)
+    row = problem.maps[order[k]][q]
+    a = roots[k] @ (roots[k].T @ row)
+    rows = problem.statistics.rows(problem.coordinates.basis)
+    edges = np.cumsum([0, *(f.width for f in problem.ordered)])
+    value = rows[:, edges[k] : edges[k + 1]] @ a
+    weighted = value if problem.statistics.weights is None else value * problem.statistics.weights
+    sides = []
+    for m, other in enumerate(problem.ordered):
+        pairs = other.codes * J + factor.codes
+        sums = [np.bincount(pairs, rows[:, i] * weighted, other.size * J) for i in range(edges[m], edges[m + 1])]
+        sides.append(np.stack(sums, axis=1).reshape(other.size, J, other.width).transpose(0, 2, 1)[hierarchy.levels[m]])
+    total = np.diag(np.bincount(factor.codes, value * weighted, J).astype(np.float64))
+    changed = with_sides(problem, [np.ascontiguousarray(side) for side in sides], total)
+    criterion = changed.criterion_with(float(problem.design.nobs), False)
+    inner = fit._criterion if isinstance(fit._criterion, Criterion) else fit._criterion.inner
+    criterion.value(inner.theta)
+    modes = np.empty((J, J))
+    modes[hierarchy.levels[k]] = row @ forms(criterion.forest, True)[2][k]
+    out = np.diag(np.full(J, row @ a)) - modes
+    return np.asarray(fit.sigma**2 * 0.5 * (out + out.T), dtype=np.float64)
 
 
 def _place(factor: Factor, effect: str, of: str) -> int:

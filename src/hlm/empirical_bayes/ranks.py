@@ -108,7 +108,6 @@ def ranks(
     Parameters
     ----------
     fit : Fit
-        Of a nested hierarchy.
     name, effect : str
         Grouping factor and random effect.
     of : {"effects", "coefficients"}
@@ -133,7 +132,7 @@ def ranks(
     DataError
         For an unknown effect or group, draws without a seed, or an effect without variance.
     DesignError
-        Without draws for a level below others, whose groups are dependent; where factors are crossed.
+        Without draws, for a level below others or crossed factors, whose groups are dependent.
     """
     found = posterior(fit, name, effect, of, groups)
     if draws is not None:
@@ -141,10 +140,10 @@ def ranks(
             raise DataError("draws must be at least 1 and need a seed=, so that they can be repeated")
         P = _simulated(found, int(draws), np.random.default_rng(seed))
         error = np.sqrt(P * (1 - P) / draws)
-    elif found.loadings:
+    elif found.loadings or not found.variance.all():
         raise DesignError(
-            f"groups of '{name}' share effects of a level above, so that their ranks have to be simulated: "
-            "say how many draws= and a seed=",
+            f"groups of '{name}' are dependent given γ (a level above, or crossed factors), so that their ranks must "
+            "be simulated: say how many draws= and a seed=",
             column=name,
         )
     else:
@@ -171,8 +170,6 @@ def _simulated(found: Posterior, draws: int, random: np.random.Generator) -> Arr
 def _exact(found: Posterior) -> tuple[Array, Array]:
     """Probabilities (J, J), and their error from the integration over γ."""
     sd = np.sqrt(found.variance)
-    if not (sd > 0).all():
-        raise DataError("a group's coefficient is known exactly given γ: say draws= and seed= to simulate ranks")
     # a shift of all groups alike changes no rank
     U, size, _ = np.linalg.svd(found.shared - found.shared.mean(axis=0), full_matrices=False)
     axes = U * size
