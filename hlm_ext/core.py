@@ -302,9 +302,20 @@ class Core:
                     T[i, j] += float(FQ[part[c], np.arange(r) + a * r].sum() - (V[:, other] * X[:, mine]).sum())
         return T
 
-    def covariances(self, k: int) -> Array:
-        """Cov(u - û)/σ² (J, q, q) of a core factor, after `moments`."""
+    def covariances(self, k: int, loadings: Array | None = None) -> Array:
+        """Cov(u - û)/σ² (J, q, q) of a core factor, after `moments`.
+
+        With `loadings` (L, J): those of the combinations loadings @ u, (L, q, q).
+        """
         places, b = self.places[k], self.tiles.b
+        if loadings is not None:
+            whole = self.tiles.full(self.N)
+            out = np.zeros((len(loadings), len(places), len(places)))
+            for i, to in enumerate(places):
+                for j, of in enumerate(places):
+                    joint = whole[np.ix_(to, of)] + self.spread[to] @ self.spread[of].T
+                    out[:, i, j] = ((loadings @ joint) * loadings).sum(1)
+            return out
         out = np.zeros((len(places[0]), len(places), len(places)))
         for i, to in enumerate(places):
             for j, of in enumerate(places):

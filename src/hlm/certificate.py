@@ -10,6 +10,7 @@ import numpy as np
 from hlm.covariance import Matrix
 from hlm.criterion import Objective, Space
 from hlm.optimize.trace import Vector
+from hlm_ext.criterion import KernelError
 from hlm_ext.linear import eigh
 from hlm_ext.trust_region import trust_region_step
 
@@ -112,9 +113,12 @@ def escape(criterion: Objective, space: Space, information: str = "observed") ->
     for _ in range(8):
         trial = list(covariances)
         trial[k] = trial[k] + length * E
-        moved = space.point(trial, sigma2)
-        if criterion.value(moved) < value:
-            return moved
+        try:
+            moved = space.point(trial, sigma2)
+            if criterion.value(moved) < value:
+                return moved
+        except KernelError:  # too far, or no such point
+            pass
         length *= 0.25
     criterion.value(theta)
     return None

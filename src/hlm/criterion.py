@@ -11,12 +11,13 @@ import numpy as np
 from hlm.covariance import Matrix, Template, make_template
 from hlm.crossed import CrossedStatistics, crossed_statistics, curvature
 from hlm.design import Design, Factor, check_residual
-from hlm.errors import DesignError, NumericalError, show
+from hlm.errors import DegenerateError, DesignError, NumericalError, show
 from hlm.scaling import NO_RESIDUAL, Coordinates, to_coordinates
 from hlm.statistics import Statistics, gather
 from hlm.variance.build import build_variances
 from hlm.variance.coordinates import constrain
 from hlm.variance.criterion import VarianceCriterion
+from hlm.variance.mixing import relate
 from hlm.variance.parts import Variances
 from hlm.variance.restrictions import Restrictions
 from hlm.variance.rows import Known
@@ -95,9 +96,13 @@ class Problem:
         DataError, DesignError
             If they cannot be satisfied, or a variance cannot be told from that of the residual.
         """
+        structured = any(factor.structures for factor in self.design.factors)
+        if not restrictions and not structured:
+            check_residual(self.design, self.template.cones())
+            return self
         coordinates = constrain(self.coordinates, self.design.names, restrictions.beta)
         variances = None
-        if restrictions.variance or any(factor.structures for factor in self.design.factors):
+        if restrictions.variance or structured:
             variances = build_variances(
                 self.design, self.template, self.maps, coordinates.scale, restrictions.variance, restrictions.texts
             )
@@ -113,10 +118,14 @@ class Problem:
 
     @cached_property
     def maps(self) -> list[Matrix]:
-        """For each factor in the order of the formula: u = map @ (engine's u)."""
+        """For each factor in the order of the formula: u = map @ (engine's u), T = map D map'.
+
+        Where levels are related the engine's u are v times the root of K itself, D belongs to K with mean diagonal 1.
+        """
         out: list[Matrix] = [np.zeros((0, 0))] * len(self.template.order)
         for k, effect_map in zip(self.template.order, self.coordinates.effect_maps, strict=True):
-            out[k] = effect_map
+            between = self.design.factors[k].between
+            out[k] = effect_map if between is None else effect_map / np.sqrt(between.scale)
         return out
 
     @property
@@ -184,7 +193,8 @@ class Problem:
         design = self.design
         y = design.response
         for factor in design.factors:
-            if np.array_equal(design.y[first_rows(factor.codes, factor.size)][factor.codes], design.y):
+            first = design.y[first_rows(factor.codes, factor.size)]
+            if factor.between is None and np.array_equal(first[factor.codes], design.y):
                 return NumericalError(
                     f"'{y}' is constant within every level of '{factor.name}'; the likelihood has no maximum", column=y
                 )
@@ -194,9 +204,20 @@ class Problem:
             return NumericalError(
                 f"{error.reason}: the block of {factor.name} = {show(label)}", column=factor.name, group=label
             )
+        if error.reason != "not finite" and any(factor.between is not None for factor in design.factors):
+            return self.without_residual()
         return NumericalError(
             f"'{y}' is reproduced by the model to the last digits: the likelihood has no maximum ({error.reason})",
             column=y,
+        )
+
+    def without_residual(self) -> DegenerateError:
+        """Return the error for related levels that explain every row: the likelihood rises as σ goes to zero."""
+        names = ", ".join(f"'{factor.name}'" for factor in self.design.factors if factor.between is not None)
+        return DegenerateError(
+            f"the likelihood rises as the residual variance goes to zero: related levels of {names} explain "
+            f"'{self.design.response}' altogether; hold sigma at a value, or the variances' ratio by a constraint",
+            column=self.design.response,
         )
 
 
@@ -205,13 +226,6 @@ def make_problem(design: Design, core: str = "auto") -> Problem:
 
     `core` is the factorisation of the core of a crossed design: "auto", "dense" or "sparse".
     """
-    for factor in design.factors:
-        if factor.between is not None:
-            raise DesignError(
-                f"'{factor.name}': a known covariance between levels needs a core, which this version of the engine "
-                "does not have",
-                column=factor.name,
-            )
     statistics = gather(design)
     order = statistics.hierarchy.factors
     factors = [design.factors[k] for k in order]
@@ -226,4 +240,13 @@ def _crossed(statistics: Statistics, coordinates: Coordinates, factors: list[Fac
     rows = statistics.rows(coordinates.basis)
     if statistics.weights is not None:
         rows *= np.sqrt(statistics.weights)[:, None]
-    return crossed_statistics(rows, factors, statistics.hierarchy, core)
+    related = [factor for factor in factors if factor.between is not None]
+    if not related:
+        return crossed_statistics(rows, factors, statistics.hierarchy, core)
+    if core == "sparse":
+        raise DesignError(
+            f"core='sparse' is not possible with a known covariance between the levels of '{related[0].name}'",
+            column=related[0].name,
+        )
+    found = crossed_statistics(rows, factors, statistics.hierarchy, "dense")
+    return relate(found, factors, statistics.hierarchy)

@@ -96,7 +96,7 @@ def crossed_statistics(rows: Matrix, factors: list[Factor], hierarchy: Hierarchy
         Factorisation of the core.
     """
     peeled, core = factors[: hierarchy.peeled], factors[hierarchy.peeled :]
-    unit_rows = hierarchy.first
+    unit_rows = hierarchy.first if peeled else np.zeros(1, dtype=np.intp)
     for children in hierarchy.children:
         unit_rows = unit_rows[children]
     unit_rows = np.ascontiguousarray(unit_rows)

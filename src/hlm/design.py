@@ -16,7 +16,7 @@ from hlm.structure import Codes, code_labels
 from hlm_ext.structure import first_rows
 
 if TYPE_CHECKING:
-    from hlm.variance.between import Between
+    from hlm.variance.relation import Relation
     from hlm.variance.structures import Structure
 
 Column = npt.NDArray[np.float64]
@@ -45,7 +45,7 @@ class Factor:
         Columns that share a covariance; columns of different blocks are uncorrelated.
     structures : tuple
         Structure of the covariance of each block, None where it is unstructured; empty: all are.
-    between : Between or None
+    between : Relation or None
         Known covariance between the levels.
     """
 
@@ -56,7 +56,7 @@ class Factor:
     effects: tuple[str, ...]
     blocks: tuple[tuple[int, ...], ...]
     structures: tuple[Structure | None, ...] = ()
-    between: Between | None = None
+    between: Relation | None = None
 
     @property
     def size(self) -> int:
@@ -69,12 +69,24 @@ class Factor:
         return len(self.columns)
 
     @property
+    def all_labels(self) -> pd.Index:
+        """Labels that have random effects: (J,) those with rows, and those only known to be related to them."""
+        if self.between is None or not len(self.between.others):
+            return self.labels
+        return self.labels.append(self.between.others)
+
+    @property
+    def level_scale(self) -> Column:
+        """Var(u_l) = scale_l T, over `all_labels`: ones, or the diagonal of a known covariance between the levels."""
+        return np.ones(self.size) if self.between is None else self.between.diagonal
+
+    @property
     def all_structures(self) -> tuple[Structure | None, ...]:
         """Structure of each block, None where it is unstructured."""
         return self.structures or (None,) * len(self.blocks)
 
     def find(self, labels: pd.Index) -> Codes:
-        """Return the level of each label, -1 where it is none of them or missing.
+        """Return the level of each label, a position in `all_labels`; -1 where it is none of them or missing.
 
         Raises
         ------
@@ -82,7 +94,7 @@ class Factor:
             If they hold lists or other values that cannot be labels.
         """
         try:
-            found: Codes = self.labels.get_indexer(labels).astype(np.intp)
+            found: Codes = self.all_labels.get_indexer(labels).astype(np.intp)
         except TypeError as error:
             raise DataTypeError(f"grouping column '{self.name}': {error}", column=self.name) from None
         if labels.dtype.kind == "f" and self.labels.dtype.kind in "iu":
@@ -173,6 +185,15 @@ class Design:
             if factor.name == name:
                 return factor
         raise DesignError(f"no grouping factor '{name}'; there are {[f.name for f in self.factors]}", column=name)
+
+    def must_be_independent(self, what: str) -> None:
+        """Raise `DesignError` if levels of a factor have a known covariance with each other."""
+        for factor in self.factors:
+            if factor.between is not None:
+                raise DesignError(
+                    f"{what} is not offered with a known covariance between levels, as those of '{factor.name}' have",
+                    column=factor.name,
+                )
 
     def full_length(self, values: Column) -> pd.Series:
         """Return values of the used rows as a Series over all rows of the input, missing where a row was dropped."""
@@ -282,7 +303,7 @@ def check_residual(design: Design, free: Sequence[tuple[int, tuple[int, ...]]]) 
     n = design.nobs
     for k, block in free:
         factor = design.factors[k]
-        if factor.between is not None:
+        if factor.between is not None and not factor.between.is_free:
             continue
         if factor.size >= n:
             raise DesignError(
@@ -352,6 +373,8 @@ def _dependent(columns: Sequence[Column]) -> int:
 
 def _check_different(one: Factor, other: Factor) -> None:
     """Refuse two factors that group the rows alike and have a column in common."""
+    if (one.between is None or one.between.is_free) != (other.between is None or other.between.is_free):
+        return
     common = [effect for effect in one.effects if effect in other.effects]
     if one.size != other.size or not common:
         return

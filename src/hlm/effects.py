@@ -9,6 +9,8 @@ import pandas as pd
 from hlm.covariance import Matrix
 from hlm.criterion import Objective, Problem
 from hlm.design import Factor
+from hlm.variance.relation import Relation
+from hlm_ext.crossed import CrossedForest
 
 Array = npt.NDArray[np.float64]
 
@@ -17,6 +19,8 @@ def random_effects(
     problem: Problem, criterion: Objective, covariances: bool = False, beta_known: bool = False
 ) -> tuple[list[Array], list[Array] | None]:
     """Return û (J, q) of each factor in the order of the formula, and (J, q, q) covariances if asked.
+
+    Levels without rows that are known to be related to others follow those with rows (see `Factor.all_labels`).
 
     Parameters
     ----------
@@ -36,17 +40,33 @@ def random_effects(
     for position, k in enumerate(order):
         effect_map = problem.maps[k] * scale
         levels = problem.statistics.hierarchy.levels[position]
-        out[k] = np.empty_like(means[position])
-        out[k][levels] = means[position] @ effect_map.T
-        if covs is not None:
-            out_covs[k] = np.empty_like(covs[position])
-            out_covs[k][levels] = criterion.sigma2 * (effect_map @ covs[position] @ effect_map.T)
+        mean, cov = means[position], None if covs is None else covs[position]
+        relation = problem.design.factors[k].between
+        if relation is not None:
+            mean = relation.loadings @ mean
+            cov = None if cov is None else _related_covariances(problem, criterion, k, relation)
+            levels = np.arange(len(mean))
+        out[k] = np.empty_like(mean)
+        out[k][levels] = mean @ effect_map.T
+        if cov is not None:
+            out_covs[k] = np.empty_like(cov)
+            out_covs[k][levels] = criterion.sigma2 * (effect_map @ cov @ effect_map.T)
     return out, (out_covs if covariances else None)
+
+
+def _related_covariances(problem: Problem, criterion: Objective, k: int, relation: Relation) -> Array:
+    """Return Cov(u - û)/σ² (L, q, q) of related levels, those without rows last, after `criterion.effects`."""
+    hierarchy = problem.statistics.hierarchy
+    forest = criterion.forest
+    assert isinstance(forest, CrossedForest), "related levels form a core"
+    out = forest.core.covariances(hierarchy.factors.index(k) - hierarchy.peeled, relation.loadings)
+    L = problem.space.factors_of(np.array(criterion.theta))[k]
+    return np.asarray(out + relation.rest[:, None, None] * (L @ L.T))
 
 
 def effects_table(factor: Factor, values: Array) -> pd.DataFrame:
     """Return û of a factor as a table: levels × effects."""
-    return pd.DataFrame(values, index=factor.labels, columns=list(factor.effects))
+    return pd.DataFrame(values, index=factor.all_labels, columns=list(factor.effects))
 
 
 def contributions(factor: Factor, values: Array, levels: npt.NDArray[np.intp], columns: list[Array]) -> Array:

@@ -21,6 +21,8 @@ METHODS = ("newton", "fisher", "em", "ecme")
 ESCAPES = 5
 # Degrees of freedom beside those of all effects up to which a second optimum is looked for, and where.
 FEW = 100
+# Standard deviation of effects, in units of σ, that only a likelihood which rises for ever leads to.
+NO_RESIDUAL_ABOVE = 1e4
 SIZES = [10.0 ** (j / 2) for j in range(-2, 14)]
 
 
@@ -65,7 +67,22 @@ def estimate(problem: Problem, reml: bool, method: str, max_iter: int | None, ac
         trace, certificate = _minimize(problem, criterion, method, max_iter, accelerate)
     except KernelError as error:
         raise problem.explain(error) from None
+    if not _has_residual(problem, criterion):
+        raise problem.without_residual()
     return Estimate(criterion, criterion.last, certificate, trace)
+
+
+def _has_residual(problem: Problem, criterion: Objective) -> bool:
+    """Whether σ has not gone to zero beside related levels that may explain every row.
+
+    The likelihood of other models has no maximum then: its values end in a `KernelError`.
+    """
+    related = sum(factor.size * factor.width for factor in problem.design.factors if factor.between is not None)
+    known = problem.variances is not None and problem.variances.sigma_known > 0
+    if known or related < problem.design.nobs - problem.rank:
+        return True
+    roots = problem.space.factors_of(np.array(criterion.theta))
+    return max(float(np.abs(L).max()) for L in roots) < NO_RESIDUAL_ABOVE
 
 
 def _minimize(
@@ -91,7 +108,10 @@ def _minimize(
     found, value = np.array(criterion.theta), criterion.last
     for start in [*points[1:], *_other_starts(problem, criterion)]:
         rival = None if isinstance(criterion, VarianceCriterion) else (found, value)
-        second = newton.minimize(criterion, space, start, information, steps, rival)
+        try:
+            second = newton.minimize(criterion, space, start, information, steps, rival)
+        except KernelError:  # where values have no digits there is no optimum
+            continue
         if criterion.last < value - 1e-9:
             trace, found, value = second, np.array(criterion.theta), criterion.last
     settle(criterion, space, found, value)

@@ -58,7 +58,9 @@ class Model(ModelViews):
         `hlm.Structure`. Keys are grouping factors, or terms as written where a factor has several:
         ``{"school": "cs"}``, ``{"(0 + x | school)": "cs"}``.
     between : dict, optional
-        Known covariance between the levels of a grouping factor: a DataFrame, a matrix, or an `hlm.Between`.
+        Known covariance K between the levels of a grouping factor (pedigrees, space), Cov(u_l, u_m) = K_lm T: a
+        DataFrame with the levels as index, an array in the order of the levels, or an `hlm.Between`, which also takes
+        sparse matrices and precisions. A dense matrix of its levels is factored: for up to some thousands.
     missing : {"drop", "raise"}
         Drop rows in which a used column is missing (they are counted, and outputs keep the input's rows), or raise.
 
@@ -329,7 +331,7 @@ class Model(ModelViews):
             If `reml` or `accelerate` is not a truth value.
         DegenerateError
             If the likelihood has no maximum.
-        HLMError
+        DataError, DataTypeError, FormulaError
             For values and constraints that contradict each other, are redundant, or name what is not there.
         """
         for name, value in (("reml", reml), ("accelerate", accelerate)):

@@ -95,6 +95,8 @@ def transformed(problem: Problem, basis: Matrix, freedom: float, reml: bool, con
 def level_sums(problem: Problem, rows: Matrix, values: Matrix) -> list[Matrix]:
     """Return Σ z v over the rows of each level, (J, q), factors and levels in the order of the hierarchy.
 
+    Where levels are related, those of the independent ones that they are made of (see `hlm.variance.mixing`).
+
     Parameters
     ----------
     problem : Problem
@@ -119,7 +121,8 @@ def level_sums(problem: Problem, rows: Matrix, values: Matrix) -> list[Matrix]:
             at += factor.width
         for factor in problem.ordered[hierarchy.peeled :]:
             one = [np.bincount(factor.codes, rows[:, at + i] * values, factor.size) for i in range(factor.width)]
-            out.append(np.column_stack(one))
+            own: Matrix = np.column_stack(one)
+            out.append(own if factor.between is None else factor.between.root.T @ own)
             at += factor.width
     return out
 

@@ -75,10 +75,11 @@ class Simulator:
 
     def effects(self, rng: np.random.Generator) -> list[Array]:
         """Return u (J, q) of each factor, drawn."""
-        return [
-            rng.standard_normal((factor.size, factor.width)) @ root.T
-            for factor, root in zip(self.design.factors, self.roots, strict=True)
-        ]
+        out = []
+        for factor, root in zip(self.design.factors, self.roots, strict=True):
+            u = rng.standard_normal((factor.size, factor.width)) @ root.T
+            out.append(u if factor.between is None else factor.between.loadings[: factor.size] @ u)
+        return out
 
     def draw(self, rng: np.random.Generator) -> Array:
         """Return a response (n,) of the rows that are used, offset included."""

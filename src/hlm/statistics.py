@@ -217,6 +217,7 @@ def gather(design: Design) -> Statistics:
         [factor.size for factor in design.factors],
         [factor.width for factor in design.factors],
         design.rows,
+        [k for k, factor in enumerate(design.factors) if factor.between is not None],
     )
     weights = design.row_weights
     pool = _Pool()

@@ -111,7 +111,9 @@ class Hierarchy:
         return self.peeled == len(self.factors)
 
 
-def find_hierarchy(codes: list[Codes], sizes: list[int], widths: list[int], n: int) -> Hierarchy:
+def find_hierarchy(
+    codes: list[Codes], sizes: list[int], widths: list[int], n: int, related: Sequence[int] = ()
+) -> Hierarchy:
     """Split factors into a nested chain and a core, and lay out the forest of the chain.
 
     The chain begins with the factor that has most effects and takes in turn each next one that it is nested in; where
@@ -126,11 +128,16 @@ def find_hierarchy(codes: list[Codes], sizes: list[int], widths: list[int], n: i
         J and q of each factor.
     n : int
         Rows.
+    related : sequence of int
+        Factors whose levels are not independent: they belong to the core.
     """
-    if not codes:
-        return Hierarchy((), 0, (), (), None, np.array([0, n], dtype=np.intp))
     order = sorted(range(len(codes)), key=lambda k: -sizes[k])
-    chain, links, core = [order[0]], [], []
+    core = [k for k in order if k in related]
+    order = [k for k in order if k not in related]
+    if not order:
+        every = tuple(np.arange(sizes[k], dtype=np.intp) for k in core)
+        return Hierarchy(tuple(core), 0, every, (), None, np.array([0, n], dtype=np.intp))
+    chain, links = [order[0]], []
     for k in order[1:]:
         of, row = parents(codes[chain[-1]], first_rows(codes[chain[-1]], sizes[chain[-1]]), codes[k])
         if row < 0:

@@ -66,8 +66,16 @@ def _structure_section(fit: Fit) -> Section:
     factors = [fit.model.design.factors[k] for k in hierarchy.factors]
     if hierarchy.peeled > 1:
         section.lines.append("nested: rows in " + " in ".join(factor.name for factor in factors[: hierarchy.peeled]))
-    if not hierarchy.is_nested:
-        section.lines.append("crossed: " + " with ".join(factor.name for factor in factors[hierarchy.peeled - 1 :]))
+    met = factors[max(hierarchy.peeled - 1, 0) :]
+    if len(met) > 1:
+        section.lines.append("crossed: " + " with ".join(factor.name for factor in met))
+    for factor in factors:
+        if factor.between is not None:
+            more = f", {len(factor.between.others)} of them without rows" if len(factor.between.others) else ""
+            kind = "precision" if factor.between.precision else "covariance"
+            section.lines.append(
+                f"levels of '{factor.name}' related by a known {kind} of {len(factor.all_labels)}{more}"
+            )
     for inner, outer in reused_ids(factors):
         section.lines.append(
             f"each '{outer}' has '{inner}' numbered from the same first ones: if these are ids of its own, write "

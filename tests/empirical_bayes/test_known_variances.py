@@ -131,5 +131,13 @@ def test_constrained_models() -> None:
     new = data.assign(school=data["school"].astype(str) + "'")
     one, other = free.score_groups(new)["school"], held.score_groups(new)["school"]
     np.testing.assert_allclose(one.effects, other.effects, rtol=1e-6, atol=1e-9)
-    with pytest.raises(hlm.errors.DesignError, match="known or tied"):
-        held.empirical_bayes("school", theta_uncertainty=True)
+    # what is known adds nothing; a structure that holds anyway adds what the plain model adds
+    both = held.empirical_bayes("school", theta_uncertainty=True), held.empirical_bayes("school")
+    np.testing.assert_array_equal(both[0].cov, both[1].cov)
+    formula = "mathach ~ cses * sector + (1 | school)"
+    plain, structured = hlm.Model(formula, data), hlm.Model(formula, data, covariance={"school": "identity"})
+    one, other = (m.fit().empirical_bayes("school", theta_uncertainty=True) for m in (plain, structured))
+    np.testing.assert_allclose(one.cov, other.cov, rtol=1e-7)
+    assert (one.cov > plain.fit().empirical_bayes("school").cov)[:, 0, 0].all()
+    tied = hlm.Model("mathach ~ cses * sector + (cses || school)", data).fit(constraints="var(cses|school) = 0.1")
+    assert (tied.empirical_bayes("school", theta_uncertainty=True).bse.to_numpy() > 0).all()

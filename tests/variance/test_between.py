@@ -9,6 +9,7 @@ from scipy import sparse
 
 import hlm
 from hlm.variance.between import Between
+from hlm.variance.relation import Relation
 
 RNG = np.random.default_rng(0)
 NAMES = ["b", "d", "a", "c"]
@@ -23,14 +24,13 @@ def model(between: Any) -> hlm.Model:
     return hlm.Model("y ~ 1 + (1 | animal)", DATA, between={"animal": between})
 
 
-def aligned(between: Any) -> Between:
+def aligned(between: Any) -> Relation:
     found = model(between).design.factors[0].between
     assert found is not None
     return found
 
 
 def test_levels_are_matched_by_name_and_others_left_out() -> None:
-    expected = K.loc[sorted(NAMES), sorted(NAMES)].to_numpy()
     for given in (
         K,
         K.loc[:, ALL[::-1]],
@@ -38,12 +38,25 @@ def test_levels_are_matched_by_name_and_others_left_out() -> None:
         Between(sparse.csr_matrix(K.to_numpy()), ALL),
         Between(sparse.coo_array(K.to_numpy()), ALL),
     ):
-        found = aligned(given)
-        assert found.precision is False
-        matrix = found.matrix.toarray() if sparse.issparse(found.matrix) else found.matrix
-        np.testing.assert_array_equal(matrix, expected)
+        must_be_known(aligned(given))
     # without labels: the factor's levels in their order
-    np.testing.assert_array_equal(aligned(expected).matrix, expected)
+    expected = K.loc[sorted(NAMES), sorted(NAMES)].to_numpy()
+    found = aligned(expected)
+    np.testing.assert_allclose(found.scale * found.root @ found.root.T, expected, rtol=1e-13)
+    assert len(found.others) == 0
+
+
+def must_be_known(found: Relation) -> None:
+    """The levels of the data have their part of K; given those, the others have that of conditional normals."""
+    own, others = sorted(NAMES), list(found.others)
+    assert sorted(others) == ["y", "z"]
+    inside, cross = K.loc[own, own].to_numpy(), K.loc[others, own].to_numpy()
+    np.testing.assert_allclose(found.scale * found.root @ found.root.T, inside, rtol=1e-8)
+    assert np.mean(np.diag(found.root @ found.root.T)) == pytest.approx(1, rel=1e-12)
+    np.testing.assert_allclose(found.loadings[:4] @ found.loadings[:4].T, inside, rtol=1e-8)
+    np.testing.assert_allclose(found.loadings[4:] @ found.loadings[:4].T, cross, rtol=1e-7, atol=1e-9)
+    rest = K.loc[others, others] - cross @ np.linalg.solve(inside, cross.T)
+    np.testing.assert_allclose(found.rest, [0, 0, 0, 0, *np.diag(rest)], rtol=1e-7)
 
 
 @pytest.mark.parametrize("make", [np.asarray, sparse.csc_matrix], ids=["dense", "sparse"])
@@ -51,14 +64,13 @@ def test_levels_without_rows_are_integrated_out_of_a_precision(make: Any) -> Non
     precision = np.linalg.inv(K)
     found = aligned(Between(make(precision), ALL, precision=True))
     assert found.precision is True
-    matrix = found.matrix.toarray() if sparse.issparse(found.matrix) else found.matrix
-    np.testing.assert_allclose(np.linalg.inv(matrix), K.loc[sorted(NAMES), sorted(NAMES)], rtol=1e-8)
+    must_be_known(found)
 
 
 def test_the_door_of_arrays() -> None:
     random = hlm.Random(LEVELS, name="animal", between=K)
     built = hlm.Model.from_arrays(DATA["y"].to_numpy(), np.ones((20, 1)), [random])
-    np.testing.assert_array_equal(built.design.factors[0].between.matrix, aligned(K).matrix)
+    np.testing.assert_array_equal(built.design.factors[0].between.root, aligned(K).root)
     other = hlm.Random(LEVELS, np.arange(20.0), name="animal", between=K + 1)
     with pytest.raises(hlm.DesignError, match="two different matrices"):
         hlm.Model.from_arrays(DATA["y"].to_numpy(), np.ones((20, 1)), [random, other])
@@ -97,7 +109,8 @@ def test_semidefinite_covariances_and_definite_precisions() -> None:
     clones = K.copy()
     clones.loc["a"] = clones.loc["b"]
     clones["a"] = clones["b"]
-    assert aligned(clones).matrix.shape == (4, 4)
+    root = aligned(clones).root
+    np.testing.assert_allclose(root[0], root[1], atol=1e-7)
     for make in (np.asarray, sparse.csc_array):
         with pytest.raises(hlm.DataError, match="is not positive definite"):
             model(Between(make(clones.to_numpy()), ALL, precision=True))
@@ -120,8 +133,3 @@ def test_other_things_are_refused() -> None:
         hlm.Model("y ~ 1 + (1 | animal)", DATA, between={"plot": K})
     with pytest.raises(hlm.DataTypeError, match="must be a mapping"):
         hlm.Model("y ~ 1 + (1 | animal)", DATA, between=K)
-
-
-def test_fitting_says_what_is_missing() -> None:
-    with pytest.raises(hlm.DesignError, match="'animal': a known covariance between levels needs a core"):
-        model(K).fit()

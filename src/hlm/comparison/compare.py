@@ -287,6 +287,7 @@ def _exact(nesting: Nesting, count: int, rng: np.random.Generator) -> Comparison
 def _single_variance(nesting: Nesting) -> tuple[int, int]:
     """Return factor (order of the formula) and column of the one variance that the larger model has more."""
     large = nesting.large.model.design
+    large.must_be_independent("the exact test")
     extra = [
         (k, block)
         for k, factor in enumerate(large.factors)

@@ -185,9 +185,19 @@ def _random_effects(small: Design, large: Design) -> tuple[tuple[int, ...], tupl
 
 
 def _groups_alike(one: Factor, other: Factor) -> bool:
+    """Whether two factors have the same groups, and these the same known covariance, if any."""
+    if not _related_alike(one, other):
+        return False
     if one.codes is other.codes or one.size != other.size:
         return one.codes is other.codes
     return bool(np.array_equal(other.codes[first_rows(one.codes, one.size)][one.codes], other.codes))
+
+
+def _related_alike(one: Factor, other: Factor) -> bool:
+    mine, theirs = one.between, other.between
+    if mine is None or theirs is None or mine is theirs:
+        return mine is theirs
+    return mine.scale == theirs.scale and np.array_equal(mine.root, theirs.root)
 
 
 def _column_map(factor: Factor, other: Factor) -> Matrix:

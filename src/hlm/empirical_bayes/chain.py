@@ -193,6 +193,7 @@ def stages_of(fit: Fit) -> list[Stage]:
         If factors are crossed: no group has its rows to itself.
     """
     problem = fit._problem
+    problem.design.must_be_independent("what the groups say by themselves")
     hierarchy = problem.statistics.hierarchy
     if not hierarchy.is_nested:
         names = [problem.design.factors[k].name for k in hierarchy.factors[max(hierarchy.peeled - 1, 0) :]]
@@ -201,12 +202,6 @@ def stages_of(fit: Fit) -> list[Stage]:
             "factors, so it has no estimate of its own; this is for nested hierarchies",
             column=names[0],
         )
-    for factor in problem.design.factors:
-        if factor.between is not None:
-            raise DesignError(
-                f"levels of '{factor.name}' have a known covariance with each other: none has an estimate of its own",
-                column=factor.name,
-            )
     return walk(problem.coordinates.blocks, hierarchy.children, chain_roots(fit))
 
 

@@ -79,9 +79,10 @@ def empirical_bayes(fit: Fit, name: str, theta_uncertainty: bool = False) -> Gro
     Raises
     ------
     DesignError
-        For an unknown factor; with `theta_uncertainty`, for a model with structures or constraints of its variances.
+        For an unknown factor, or related levels.
     """
     factor = fit.model.design.factor(name)
+    fit.model.design.must_be_independent("the covariance of groups' coefficients")
     equation = level_one(fit, factor)
     q, Z = equation.random, equation.Z
     estimates = Z @ fit.params.dropna().to_numpy()
@@ -115,6 +116,8 @@ def response_to_beta(fit: Fit, name: str) -> Array:
 def theta_sensitivity(fit: Fit) -> tuple[Array, dict[str, Array], Array]:
     """Return how γ̂ and û follow θ, and the covariance of θ̂ in the engine's coordinates.
 
+    θ stands for the m free directions of the optimiser: with structures or constraints those that keep to them.
+
     Returns
     -------
     gamma : (r, m) float64
@@ -123,25 +126,18 @@ def theta_sensitivity(fit: Fit) -> tuple[Array, dict[str, Array], Array]:
         ∂û/∂θ of each factor.
     cov : (m, m) float64
         From the observed information; zero in directions that are not free.
-
-    Raises
-    ------
-    DesignError
-        For a model with structures or constraints of its variances.
     """
-    problem = fit._problem
+    problem, m = fit._problem, fit._problem.space.m
     criterion = problem.criterion(fit.reml)
     theta = fit._point
     criterion.value(theta)
-    cov = curvature(problem, criterion).covariance[: len(theta), : len(theta)]
+    cov = curvature(problem, criterion).covariance[:m, :m]
     gamma, modes = [], []
-    for a in range(len(theta)):
-        step = STEP * max(1.0, abs(theta[a]))
+    for a in range(m):
+        step = STEP * max(1.0, abs(theta[a]) if len(theta) == m else 0.0)
         ends = []
         for sign in (1, -1):
-            moved = theta.copy()
-            moved[a] += sign * step
-            criterion.value(moved)
+            criterion.value(problem.space.move(theta, sign * step * np.eye(m)[a]))
             ends.append((problem.coordinates.beta_map @ criterion.beta, effects.random_effects(problem, criterion)[0]))
         (b1, u1), (b0, u0) = ends
         gamma.append((b1 - b0) / (2 * step))
@@ -151,4 +147,4 @@ def theta_sensitivity(fit: Fit) -> tuple[Array, dict[str, Array], Array]:
         name: np.stack([mode[k] for mode in modes], axis=2) if modes else np.zeros((*fit._modes[k].shape, 0))
         for k, name in enumerate(names)
     }
-    return np.array(gamma).reshape(len(theta), problem.rank).T, slopes, cov
+    return np.array(gamma).reshape(m, problem.rank).T, slopes, cov

@@ -161,6 +161,7 @@ def _ordered(fit: Fit) -> list[Factor]:
     factors = fit._problem.ordered
     if not factors:
         raise DesignError("the model has no random effects: there is nothing to estimate for a new group")
+    fit.model.design.must_be_independent("the estimate of new groups")
     if not hierarchy.is_nested:
         raise DesignError(
             "factors are crossed: rows of a new group share effects of levels that the fit knows and does not know "

@@ -171,6 +171,7 @@ def group_ols(fit: Fit, name: str) -> GroupOLS:
 def _check_lowest(fit: Fit, factor: Factor) -> None:
     hierarchy = fit._problem.statistics.hierarchy
     names = [fit.model.design.factors[k].name for k in hierarchy.factors]
+    fit.model.design.must_be_independent("least squares within groups")
     if not hierarchy.is_nested:
         raise DesignError(
             f"the rows of a level of '{factor.name}' share effects of {[n for n in names if n != factor.name]}: least "

@@ -105,6 +105,7 @@ def posterior(fit: Fit, name: str, effect: str, of: str, groups: Sequence[Any] |
         For an unknown factor.
     """
     factor = fit.model.design.factor(name)
+    fit.model.design.must_be_independent("the joint posterior of groups")
     q = _place(factor, effect, of)
     if fit.covariances[name].iloc[q, q] == 0 and of == "effects":
         raise DataError(f"'{effect}' does not vary over '{name}' (its variance is 0): there is nothing to compare")

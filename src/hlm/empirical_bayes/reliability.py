@@ -37,8 +37,8 @@ def reliabilities(fit: Fit, name: str, kind: str = "hlm") -> pd.DataFrame:
         part of the error.
         "shrinkage": the diagonal of T (T + V_j)⁻¹, the share of its own estimate that a coefficient keeps when the
         others of the group are used too (MATH: §4). Defined for every group; may lie outside [0, 1] when q > 1.
-        "prediction": 1 - Var(u - û)_qq / T_qq, the squared correlation of û with u, γ̂ being estimated. Defined
-        for crossed factors too.
+        "prediction": 1 - Var(u - û)_qq / Var(u)_qq, the squared correlation of û with u, γ̂ being estimated. Defined
+        for crossed factors and related levels too.
         With one random coefficient the first two are the same, and the third less only by what γ̂ costs.
 
     Returns
@@ -59,13 +59,14 @@ def reliabilities(fit: Fit, name: str, kind: str = "hlm") -> pd.DataFrame:
     variance = np.diag(fit.covariances[name])
     if kind == "prediction":
         error = np.diagonal(fit.random_effects_cov[name], axis1=1, axis2=2)
+        variance = factor.level_scale[:, None] * variance
         values = np.divide(variance - error, variance, out=np.zeros_like(error), where=variance > 0)
+        return pd.DataFrame(values, index=factor.all_labels, columns=list(factor.effects))
+    own = level(fit, name)
+    if kind == "shrinkage":
+        values = np.diagonal(own.shrinkage, axis1=1, axis2=2)
     else:
-        own = level(fit, name)
-        if kind == "shrinkage":
-            values = np.diagonal(own.shrinkage, axis1=1, axis2=2)
-        else:
-            values = variance / (variance + np.diagonal(own.own_cov, axis1=1, axis2=2))
+        values = variance / (variance + np.diagonal(own.own_cov, axis1=1, axis2=2))
     return pd.DataFrame(values, index=factor.labels, columns=list(factor.effects))
 
 

@@ -92,7 +92,7 @@ def _scores(fit: Fit, factor: Factor, estimate: Array) -> Array:
 
 
 def _spread(fit: Fit, factor: Factor) -> Array:
-    """Σ_l B_l' T B_l over the levels of a factor, B_l = Z_l'WX; X and y in the engine's coordinates."""
+    """Σ_lm K_lm B_l' T B_m over the levels of a factor, B_l = Z_l'WX; X and y in the engine's coordinates."""
     design, coordinates = fit.model.design, fit._problem.coordinates
     weights, fixed = design.row_weights, _kept(fit)
     B = np.empty((factor.size, factor.width, len(fixed)))
@@ -100,6 +100,8 @@ def _spread(fit: Fit, factor: Factor) -> Array:
         weighted = z if weights is None else z * weights
         for c, column in enumerate(fixed):
             B[:, j, c] = np.bincount(factor.codes, weighted * column, factor.size)
+    if factor.between is not None:
+        B = np.tensordot(factor.between.loadings[: factor.size].T, B, axes=1)
     B = B @ (coordinates.beta_map / coordinates.scale)
     T = fit.covariances[factor.name].to_numpy() / coordinates.scale**2
     out: Array = np.einsum("jar,ab,jbs->rs", B, T, B)

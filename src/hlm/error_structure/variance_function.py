@@ -42,6 +42,7 @@ def variance_function(fit: Fit, at: Mapping[str, Any] | pd.DataFrame | None = No
     DataError
         If a random column is not given, naming it.
     """
+    fit.model.design.must_be_independent("the variance function")
     values, n = _values(fit, at)
     parts = {factor.name: _form(fit, factor, values, values) for factor in fit.model.design.factors}
     total = sum(parts.values(), np.full(n, fit.sigma**2))

@@ -1,7 +1,7 @@
 """Information of the variance parameters, σ² among them, in the likelihood in which nothing is profiled out (MATH: §7).
 
-Free parameters z are those of the optimiser and σ². With D relative, V = σ² V₀(D), V₀ = W⁻¹ + Σ Z D Z', every direction
-of z moves V by a combination of the V_a = Z E_a Z' (E_a: an entry of D) and of V₀ itself:
+Free parameters z are those of the optimiser and σ², unless it is known or one of those. With D relative, V = σ² V₀(D),
+V₀ = W⁻¹ + Σ Z D Z', every direction of z moves V by a combination of the V_a = Z E_a Z' (E_a: an entry of D) and of V₀:
 
     ∂V/∂z = Σ_a shape[a, z] V_a + size[z] V₀ ,    ∂T_a/∂z = shape[a, z] + D_a size[z] ,    ∂σ²/∂z = size[z]
 
@@ -26,6 +26,7 @@ from hlm.covariance import Matrix, Template
 from hlm.criterion import Objective, Problem
 from hlm.crossed import traces_affordable
 from hlm.errors import DataError, DesignError, NumericalError
+from hlm.variance.criterion import VarianceCriterion, bordered
 from hlm_ext.criterion import Criterion, KernelError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Curvature:
     kind : str
         "observed", "expected" or "average".
     hessian : (r, r) float64
-        Second derivatives of -2 log-likelihood in the free parameters z, the last of which is σ².
+        Second derivatives of -2 log-likelihood in the free parameters z, the last of which is σ² where it is free.
     shape : (m_D, r) float64
     size : (r,) float64
         See the module.
@@ -93,8 +94,8 @@ class VarianceInformation:
     covariance : DataFrame
         Its inverse, or pseudo-inverse where some direction is not free.
     free : int
-        Directions in which the parameters can move. Fewer than there are parameters when the estimate is on the
-        boundary and directions without variance count as known to have none.
+        Directions in which the parameters can move. Fewer than there are parameters with structures and known values,
+        and when the estimate is on the boundary and directions without variance count as known to have none.
     note : str
         What was left out or approximated; empty if nothing was.
     """
@@ -134,7 +135,7 @@ def information(fit: Fit, kind: str = "observed", boundary: str = "free") -> Var
     DataError
         For another kind or boundary, or observed information in all directions.
     DesignError
-        For a model with covariance structures, known or tied variances.
+        For all directions with covariance structures, known or tied variances.
     NumericalError
         If expected information is asked for and the core of a crossed design is too large for its traces.
     """
@@ -158,7 +159,7 @@ def information(fit: Fit, kind: str = "observed", boundary: str = "free") -> Var
 
 def _note(fit: Fit, found: Curvature, rank: int, count: int) -> str:
     parts = []
-    if rank < count:
+    if rank < count and fit.flat_directions:
         flat = "; ".join(f"{', '.join(texts)} of '{name}'" for name, texts in fit.flat_directions.items())
         parts.append(f"on the boundary ({flat}): directions without variance count as known to have none")
     if found.error:
@@ -172,7 +173,7 @@ def curvature(problem: Problem, criterion: Objective, kind: str = "observed", bo
     Raises
     ------
     DesignError
-        Where the variances have another parametrisation than θ: structures, known values, constraints.
+        For all directions where there are structures, known values or constraints.
     """
     if kind not in KINDS:
         raise DataError(f"information must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
@@ -180,11 +181,11 @@ def curvature(problem: Problem, criterion: Objective, kind: str = "observed", bo
         raise DataError(f"boundary must be 'free' or 'all', got {boundary!r}")
     if boundary == "all" and kind == "observed":
         raise DataError("observed information has no meaning across the boundary: ask for 'expected' or 'average'")
-    if not isinstance(criterion, Criterion):
-        raise DesignError("information of variances is not offered with covariance structures, known or tied variances")
     template, s, nu = problem.template, criterion.sigma2, criterion.freedom
     theta = np.array(criterion.theta)
-    D = entries_of(template, [L @ L.T for L in template.factors_of(theta)])
+    D = entries_of(template, [L @ L.T for L in problem.space.factors_of(theta)])
+    if isinstance(criterion, VarianceCriterion):
+        return _structured(problem, criterion, kind, boundary, D)
     J = inside_blocks(template) if boundary == "all" else jacobian(template, theta)
     exact = problem.crossed is None or traces_affordable(problem.crossed)
     error = 0.0
@@ -199,13 +200,39 @@ def curvature(problem: Problem, criterion: Objective, kind: str = "observed", bo
         second, outer = _second_in_D(criterion, template, kind)
         hessian, mixed = J.T @ second @ J, J.T @ outer
     m = J.shape[1]
-    full = np.zeros((m + 1, m + 1))
-    full[:m, :m] = hessian
-    full[:m, m] = full[m, :m] = mixed
-    full[m, m] = nu / (s * s)
     shape = np.zeros((len(D), m + 1))
     shape[:, :m] = s * J
-    return Curvature(kind, full, shape, np.r_[np.zeros(m), 1.0], D, error)
+    return Curvature(kind, bordered(hessian, mixed, nu / (s * s)), shape, np.r_[np.zeros(m), 1.0], D, error)
+
+
+def _structured(problem: Problem, criterion: VarianceCriterion, kind: str, boundary: str, D: Matrix) -> Curvature:
+    """Return the information where variances have structures, known values or constraints.
+
+    z is what is free of them: directions of x, and σ² where it is neither known nor one of x.
+    """
+    if boundary == "all":
+        raise DesignError("boundary='all' has no meaning with covariance structures, known or tied variances")
+    if problem.crossed is not None and kind != "average" and not traces_affordable(problem.crossed):
+        raise NumericalError(
+            f"{kind} information needs traces over all levels of the crossed factors, which are too many here; "
+            "average information does not"
+        )
+    s, jacobian = criterion.sigma2, criterion.jacobian()
+    profiled, m = criterion.variances.profiled, jacobian.shape[1]
+    if profiled:
+        jacobian = np.block([[jacobian, np.zeros((len(jacobian), 1))]])
+        jacobian[-1, m] = 1.0
+    shape, size = s * jacobian[:-1], jacobian[-1]
+    if kind != "observed":
+        second, mixed, corner = criterion.information(kind)
+        return Curvature(kind, jacobian.T @ bordered(second, mixed, corner) @ jacobian, shape, size, D)
+    hessian = criterion.derivatives("observed")[1]
+    if profiled:
+        # the criterion has its minimum over σ² put in: H - hh' s²/ν
+        _, mixed, corner = criterion.information("average")
+        mixed = jacobian[:-1, :m].T @ mixed
+        hessian = bordered(hessian + np.outer(mixed, mixed) / corner, mixed, corner)
+    return Curvature(kind, hessian, shape, size, D)
 
 
 def _second_in_D(criterion: Criterion, template: Template, kind: str) -> tuple[Matrix, Matrix]:

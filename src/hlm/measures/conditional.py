@@ -156,6 +156,8 @@ def _spread(problem: Problem, rows: Matrix, position: int, effects: Matrix) -> M
     at = sum(other.width for other in problem.ordered[:position])
     by_level = np.empty_like(effects)
     by_level[problem.statistics.hierarchy.levels[position]] = effects
+    if factor.between is not None:
+        by_level = factor.between.root @ by_level
     return np.asarray((rows[:, at : at + factor.width] * by_level[factor.codes]).sum(axis=1))
 
 

@@ -74,7 +74,7 @@ def variance_parts(fit: Fit) -> tuple[float, dict[str, float], float]:
     for factor in design.factors:
         Z = np.column_stack(factor.columns)
         T = fit.covariances[factor.name].to_numpy()
-        random[factor.name] = _mean(design, ((Z @ T) * Z).sum(axis=1))
+        random[factor.name] = _mean(design, ((Z @ T) * Z).sum(axis=1) * factor.level_scale[factor.codes])
     return fixed, random, fit.sigma**2
 
 
@@ -107,6 +107,7 @@ def _rights_sterba(fit: Fit, factor: Factor) -> pd.Series:
     design = fit.model.design
     if len(design.factors) != 1:
         raise DesignError("this decomposition is that of a model with one grouping factor")
+    design.must_be_independent("this decomposition")
     fixed = fixed_part(fit, design.columns, design.rows)
     means = _group_means(design, factor, fixed[:, None])[:, 0]
     f1, f2 = _mean(design, (fixed - means) ** 2), _mean_square(design, means)

@@ -91,10 +91,11 @@ def _error(problem: Problem, above: set[int], value: float, total: float, covari
 
 
 def _second_moments(problem: Problem, k: int) -> Matrix:
-    """Mean of zz' over the observations."""
-    design = problem.design
-    Z = np.column_stack(design.factors[k].columns)
+    """Mean of zz' over the observations, times the scale of T where levels are related."""
+    design, factor = problem.design, problem.design.factors[k]
+    Z = np.column_stack(factor.columns)
     weighted = Z if design.frequencies is None else Z * design.frequencies[:, None]
+    weighted = weighted * factor.level_scale[factor.codes][:, None]
     return np.asarray(Z.T @ weighted / design.nobs)
 
 
@@ -124,6 +125,5 @@ def _upper(fit: Fit, z: float) -> float:
         middle = 0.5 * (low + high)
         low, high = (middle, high) if criterion.value(np.array([middle])) < goal else (low, middle)
     ratio = float(fit._problem.maps[0][0, 0] * high) ** 2
-    design = fit.model.design
-    ratio *= float(np.average(design.factors[0].columns[0] ** 2, weights=design.frequencies))
+    ratio *= float(_second_moments(fit._problem, 0)[0, 0])
     return ratio / (1 + ratio)

@@ -1,4 +1,4 @@
-"""Known covariances between the levels of a factor: relatives in a pedigree, neighbours in space."""
+"""Known covariances between the levels of a factor (pedigrees, neighbours): what a user gives, read and checked."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
-from scipy.sparse.linalg import splu
 
 from hlm.design import Factor
 from hlm.errors import DataError, DataTypeError, DesignError, show
+from hlm.variance.relation import Relation, root_of_covariance, root_of_precision, take
 
 # Relative to the largest element: what may be rounding in a matrix that should be symmetric.
 SYMMETRIC = 1e-12
-# Relative to the mean of the diagonal: an eigenvalue or pivot below minus this is negative.
-SEMIDEFINITE = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,25 +25,35 @@ class Between:
     Parameters
     ----------
     matrix : (L, L) DataFrame, array or sparse matrix
-        K, or its inverse. It may know more levels than occur in the data.
+        K, positive semidefinite, or its inverse. It may know more levels than occur in the data: they get random
+        effects too, predicted from those of their relatives.
     labels : sequence of L labels, optional
         Levels of the rows of `matrix`; those of a DataFrame are its index. Without labels the levels are taken to be
         the factor's, in its order.
     precision : bool
-        Whether `matrix` is the inverse of K.
+        Whether `matrix` is the inverse of K, as that of a pedigree or of a Markov random field, which is sparse.
 
-    Attributes
-    ----------
-    matrix : (J, J) float64 array or csc_array
-        As given; in a `Factor` it is aligned with the factor's labels and holds no others.
+    Examples
+    --------
+    Four plots in a row whose effects are correlated with those of their neighbours:
+
+    >>> import numpy as np, pandas as pd, hlm
+    >>> plots = ["p1", "p2", "p3", "p4"]
+    >>> K = 0.5 ** np.abs(np.subtract.outer(np.arange(4), np.arange(4)))
+    >>> data = pd.DataFrame({"plot": np.tile(plots, 5), "y": np.sin(np.arange(20.0) ** 2)})
+    >>> fit = hlm.Model("y ~ 1 + (1 | plot)", data, between={"plot": pd.DataFrame(K, plots, plots)}).fit()
+    >>> same = hlm.Between(np.linalg.inv(K), plots, precision=True)
+    >>> again = hlm.Model("y ~ 1 + (1 | plot)", data, between={"plot": same}).fit()
+    >>> bool(abs(again.criterion - fit.criterion) < 1e-10)
+    True
     """
 
     matrix: Any
     labels: Sequence[Any] | None = None
     precision: bool = False
 
-    def align(self, factor: Factor) -> Between:
-        """Return the matrix checked and restricted to the levels of a factor, in their order.
+    def align(self, factor: Factor) -> Relation:
+        """Return the matrix checked, its levels in the order of a factor's and those without rows after them.
 
         Raises
         ------
@@ -61,14 +68,24 @@ class Between:
             label = factor.labels[int(np.argmax(places < 0))]
             raise DataError(f"{what} lacks the level {show(label)}", column=factor.name, group=label)
         _must_be_symmetric(matrix, labels, what, factor.name)
-        self._must_be_positive(matrix, labels, what, factor.name)
-        own = _take(matrix, places, places)
-        others = np.setdiff1d(np.arange(len(labels)), places)
-        if self.precision and len(others):
-            # the levels without rows are integrated out of a precision, where a covariance just leaves them out
-            cross = _take(matrix, others, places)
-            own = own - cross.T @ _solve(_take(matrix, others, others), cross)
-        return Between(sparse.csc_array(own) if sparse.issparse(own) else own, None, self.precision)
+        diagonal = matrix.diagonal()
+        if (diagonal < 0).any() or not diagonal[places].any():
+            label = labels[int(np.argmin(diagonal))]
+            raise DataError(
+                f"{what} is not positive semidefinite: {show(label)} has {diagonal.min():g} on the diagonal",
+                column=factor.name,
+                group=label,
+            )
+        order = np.concatenate([places, np.setdiff1d(np.arange(len(labels)), places)])
+        ordered, labels = take(matrix, order, order), labels[order]
+        root, bad = (root_of_precision if self.precision else root_of_covariance)(ordered, len(places))
+        if bad >= 0:
+            kind = "definite" if self.precision else "semidefinite"
+            raise DataError(
+                f"{what} is not positive {kind} (level {show(labels[bad])})", column=factor.name, group=labels[bad]
+            )
+        scale = float((root * root).sum()) / len(root)
+        return Relation(root / np.sqrt(scale), scale, labels[len(places) :], ordered, self.precision)
 
     def _read(self, factor: Factor, what: str) -> tuple[Any, pd.Index]:
         """Return the matrix as float64, dense or csc, and its labels."""
@@ -115,28 +132,6 @@ class Between:
             )
         return matrix, labels
 
-    def _must_be_positive(self, matrix: Any, labels: pd.Index, what: str, name: str) -> None:
-        diagonal = matrix.diagonal()
-        size = float(np.abs(diagonal).mean()) if len(diagonal) else 0.0
-        low = -SEMIDEFINITE * size
-        if (diagonal < low).any() or size == 0:
-            label = labels[int(np.argmin(diagonal))]
-            raise DataError(
-                f"{what} is not positive semidefinite: {show(label)} has {diagonal.min():g} on the diagonal",
-                column=name,
-                group=label,
-            )
-        if sparse.issparse(matrix):
-            place = _lowest_pivot(matrix, SEMIDEFINITE * size)
-            worst = labels[place] if place >= 0 else None
-        else:
-            values, vectors = np.linalg.eigh(matrix)
-            bad = values[0] <= -low if self.precision else values[0] < low
-            worst = labels[int(np.argmax(np.abs(vectors[:, 0])))] if bad else None
-        if worst is not None:
-            kind = "definite" if self.precision or sparse.issparse(matrix) else "semidefinite"
-            raise DataError(f"{what} is not positive {kind} (level {show(worst)})", column=name, group=worst)
-
 
 def _first_bad(matrix: Any) -> int:
     if not sparse.issparse(matrix):
@@ -161,34 +156,6 @@ def _must_be_symmetric(matrix: Any, labels: pd.Index, what: str, name: str) -> N
         column=name,
         group=labels[i],
     )
-
-
-def _lowest_pivot(matrix: Any, least: float) -> int:
-    """Return the row whose pivot is not positive when a sparse matrix is factored on its diagonal, -1 if all are."""
-    try:
-        factor = splu(
-            sparse.csc_matrix(matrix),
-            permc_spec="MMD_AT_PLUS_A",
-            diag_pivot_thresh=0.0,
-            options={"SymmetricMode": True, "Equil": False},
-        )
-    except RuntimeError:  # exactly singular
-        return int(np.argmin(matrix.diagonal()))
-    if not np.array_equal(factor.perm_r, factor.perm_c):  # a zero pivot was stepped over
-        return int(np.argmin(matrix.diagonal()))
-    pivots = factor.U.diagonal()
-    at = int(np.argmin(pivots))
-    return -1 if pivots[at] > least else int(np.flatnonzero(factor.perm_c == at)[0])
-
-
-def _take(matrix: Any, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> Any:
-    return matrix[rows][:, columns]
-
-
-def _solve(matrix: Any, right: Any) -> Any:
-    if sparse.issparse(matrix):
-        return sparse.csc_array(splu(sparse.csc_matrix(matrix)).solve(right.toarray()))
-    return np.linalg.solve(matrix, right)
 
 
 def with_between(factors: tuple[Factor, ...], between: Any) -> tuple[Factor, ...]:

@@ -11,6 +11,9 @@ from hlm.errors import DataError
 from hlm.scaling import Coordinates
 from hlm.variance.linear import Equation
 
+# Times its size that held effects may make of the response: beyond, fewer than five of its digits are left.
+LOST = 1e11
+
 
 @dataclass(frozen=True, eq=False)
 class ConstrainedCoordinates(Coordinates):
@@ -48,7 +51,8 @@ def constrain(coordinates: Coordinates, names: Sequence[str], equations: Sequenc
     Raises
     ------
     DataError
-        If columns are aliased: which of them an equation binds is then undetermined.
+        If columns are aliased: which of them an equation binds is then undetermined. If the response drowns in what is
+        held.
     """
     if not equations:
         return coordinates
@@ -77,6 +81,10 @@ def constrain(coordinates: Coordinates, names: Sequence[str], equations: Sequenc
     # the response is that of the restricted least squares now: of unit size again
     n = coordinates.total[-1, -1]
     unit = float(np.sqrt(total[-1, -1] / n))
+    if not unit < LOST:
+        raise DataError(
+            f"the values held for fixed effects make the response {unit:.1g} times as large: nothing is left of it"
+        )
     W[:, -1] /= unit
     total = W.T @ coordinates.total @ W
     beta_map = coordinates.beta_map @ basis

@@ -52,6 +52,7 @@ class VarianceCriterion:
     schur = property(lambda self: self.inner.schur)
     trace_products = property(lambda self: self.inner.trace_products)
     second_derivatives = property(lambda self: self.inner.second_derivatives)
+    tangent = property(lambda self: self.inner.tangent)
 
     def moments(self) -> list[tuple[Matrix, Matrix]]:
         """Return Σ Z'PZ and Σ Z'êê'Z of all factors, leaves first."""
@@ -108,6 +109,29 @@ class VarianceCriterion:
         self._at = (self.evaluations, information, gradient, hessian)
         return gradient.copy(), hessian.copy()
 
+    def jacobian(self) -> Matrix:
+        """Return the derivatives (m_D + 1, m) of the entries of all D, leaves first, and of σ² in the directions of x.
+
+        Where σ² is profiled out, the last row is zero.
+        """
+        return self._ambient_jacobian() @ self.variances.tangent(self.variances.conditions_at(self.theta)[1])
+
+    def information(self, kind: str) -> tuple[Matrix, Matrix, float]:
+        """Return second derivatives of v in the entries of D, in those and s, and in s: "expected" or "average".
+
+        Nothing is profiled out, whether σ² is known, one of x, or maximised over.
+        """
+        inner, s = self.inner, self.sigma2
+        nu, own = inner.freedom, inner.sigma2
+        moments = inner.moments()
+        if kind == "expected":
+            inner.quadratic_forms()
+            return inner.trace_products, self._linear([post for post, _ in moments]) / s, nu / s**2
+        outer = self._linear([own for _, own in moments])
+        inner.derivatives("average")
+        second = inner.second_derivatives + np.outer(outer, outer) / (nu * own * own)
+        return own / s * second, outer / s**2, inner.residual / s**3
+
     def _in_D(self, information: str) -> tuple[list[Matrix], Matrix, Matrix, float, float]:
         """Return G of each factor (formula order), ∂²v/∂D², ∂²v/∂D∂s, ∂v/∂s, ∂²v/∂s²."""
         inner, variances = self.inner, self.variances
@@ -145,42 +169,58 @@ class VarianceCriterion:
         variances, x = self.variances, self.theta
         cone, second, mixed, slope, curvature = self._in_D(information)
         scale = 1 / variances.sigma_of(x) ** 2  # D = WFF'W' / s in absolute terms
-        md, size = len(mixed), variances.size
-        jacobian = np.zeros((md + 1, size))
+        size = variances.size
         gradient, hessian = np.zeros(size), np.zeros((size, size))
         radial = 0.0  # ⟨G, D⟩
         tilt = np.zeros(size)  # ⟨G, ∂D/∂x⟩
-        for part, places in zip(variances.parts, self._places, strict=True):
+        for part in variances.parts:
             G = cone[part.factor][np.ix_(part.block, part.block)]
-            rows, cols = np.tril_indices(len(part.block))
             C = part.W @ part.root(x)
-            D = scale * C @ C.T
-            radial += float((G * D).sum())
-            if variances.sigma >= 0:
-                jacobian[places, variances.sigma] = -2 / x[variances.sigma] * D[rows, cols]
+            radial += scale * float((G * (C @ C.T)).sum())
             if not len(part.index):
                 continue
             first, bent = (part.W @ derivative for derivative in part.derivatives(x))
-            dD = scale * (first @ C.T)
-            dD += dD.transpose(0, 2, 1)
-            jacobian[np.ix_(places, part.index)] += dD[:, rows, cols].T
+            dD = _symmetric(scale * (first @ C.T))
             tilt[part.index] += (G * dD).sum(axis=(1, 2))
             bending = np.einsum("aik,ij,bjk->ab", first, G, first) + np.einsum("abik,ik->ab", bent, G @ C)
             hessian[np.ix_(part.index, part.index)] += 2 * scale * bending
         gradient += tilt
         if variances.sigma >= 0:
             at, sigma = variances.sigma, x[variances.sigma]
-            jacobian[md, at] = 2 * sigma
             gradient[at] += -2 / sigma * radial + slope * 2 * sigma
             hessian[at, at] += 6 / sigma**2 * radial + 2 * slope
             tilt[at] = 0.0
             hessian[at] += -2 / sigma * tilt
             hessian[:, at] += -2 / sigma * tilt
-        outer = np.zeros((md + 1, md + 1))
-        outer[:md, :md] = second
-        outer[:md, md] = outer[md, :md] = mixed
-        outer[md, md] = curvature
-        return gradient, hessian + jacobian.T @ outer @ jacobian
+        jacobian = self._ambient_jacobian()
+        return gradient, hessian + jacobian.T @ bordered(second, mixed, curvature) @ jacobian
+
+    def _ambient_jacobian(self) -> Matrix:
+        """Return `jacobian` in all of x, as if there were no conditions."""
+        variances, x = self.variances, self.theta
+        scale = 1 / variances.sigma_of(x) ** 2
+        out = np.zeros((self.inner.forest.m + 1, variances.size))
+        for part, places in zip(variances.parts, self._places, strict=True):
+            rows, cols = np.tril_indices(len(part.block))
+            C = part.W @ part.root(x)
+            if variances.sigma >= 0:
+                out[places, variances.sigma] = -2 / x[variances.sigma] * scale * (C @ C.T)[rows, cols]
+            if len(part.index):
+                dD = _symmetric(scale * (part.W @ part.derivatives(x)[0] @ C.T))
+                out[np.ix_(places, part.index)] += dD[:, rows, cols].T
+        if variances.sigma >= 0:
+            out[-1, variances.sigma] = 2 * x[variances.sigma]
+        return out
+
+
+def bordered(second: Matrix, mixed: Matrix, corner: float) -> Matrix:
+    """Return [[second, mixed], [mixed', corner]]."""
+    return np.block([[second, mixed[:, None]], [mixed[None, :], np.full((1, 1), corner)]])
+
+
+def _symmetric(half: Matrix) -> Matrix:
+    """Return half + half' of each matrix."""
+    return np.asarray(half + half.transpose(0, 2, 1))
 
 
 def _places(variances: Variances) -> list[Any]:

@@ -9,12 +9,16 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any, NoReturn
 
-from hlm.errors import FormulaError, HLMError
+from hlm.errors import DataError, FormulaError
 
 _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _WORD = re.compile(r"[^-+*/=(),;]+")
+# Characters of an equation that messages and tables show.
+SHOWN = 80
 # Parentheses and signs deeper than this are no equation of a person.
 MAX_NESTING = 50
+# Numbers beyond this, or below its inverse, are none of a person, and Fraction would write all their digits out.
+LARGEST = 1e150
 # What a quantity is known by; the empty one stands for the constant of a sum.
 Key = tuple[Any, ...]
 CONSTANT: Key = ()
@@ -50,8 +54,8 @@ def eliminate(equations: Sequence[Equation], order: Sequence[Key]) -> list[Equat
 
     Raises
     ------
-    HLMError
-        If an equation contradicts those before it, or follows from them, naming it.
+    DataError
+        If an equation contradicts those before it, follows from them, or leads to numbers out of range, naming it.
     """
     rank = {key: place for place, key in enumerate(order)}
     solved: list[tuple[Key, Equation]] = []
@@ -61,8 +65,8 @@ def eliminate(equations: Sequence[Equation], order: Sequence[Key]) -> list[Equat
             right -= _subtract(coefficients, other.coefficients, coefficients.get(pivot, Fraction(0))) * other.right
         if not coefficients:
             if right:
-                raise HLMError(f"{equation.label} contradicts {_named(solved)}")
-            raise HLMError(f"{equation.label} is redundant: it follows from {_named(solved)}; leave it out")
+                raise DataError(f"{equation.label} contradicts {_named(solved)}")
+            raise DataError(f"{equation.label} is redundant: it follows from {_named(solved)}; leave it out")
         pivot = min(coefficients, key=rank.__getitem__)
         unit = coefficients[pivot]
         coefficients = {key: value / unit for key, value in coefficients.items()}
@@ -72,6 +76,10 @@ def eliminate(equations: Sequence[Equation], order: Sequence[Key]) -> list[Equat
             factor = _subtract(reduced, coefficients, reduced.get(pivot, Fraction(0)))
             solved[place] = other_pivot, Equation(reduced, other.right - factor * found.right, other.label)
         solved.append((pivot, found))
+    for _, equation in solved:
+        for value in (*equation.coefficients.values(), equation.right):
+            if value and not 1 / LARGEST <= abs(value) <= LARGEST:
+                raise DataError(f"{equation.label} holds numbers too large or too small")
     # an equation's own key first, which callers rely on
     return [
         Equation(
@@ -150,10 +158,11 @@ class EquationReader:
         constant = -row.pop(CONSTANT, Fraction(0))
         if not row:
             self._fail("leaves no parameter")
-        return Equation(row, constant, f"'{label}'")
+        return Equation(row, constant, f"'{label if len(label) <= SHOWN else label[:SHOWN] + ' ...'}'")
 
     def _fail(self, why: str) -> NoReturn:
-        raise FormulaError(f"constraint '{self._text}': {why}", position=self._at)
+        text = self._text if len(self._text) <= SHOWN else self._text[:SHOWN] + " ..."
+        raise FormulaError(f"constraint '{text}': {why}", position=self._at)
 
     def _take(self, *operators: str) -> str:
         for operator in operators:
@@ -204,6 +213,7 @@ class EquationReader:
             return inner
         number = _NUMBER.match(self._text, self._at)
         if number is not None:
+            self._must_be_moderate(number.group())
             self._at = number.end()
             value = Fraction(number.group())
             return {CONSTANT: value} if value else {}
@@ -211,6 +221,11 @@ class EquationReader:
         if word is None:
             self._fail("a number or a parameter is missing")
         self._fail(f"no parameter '{word.group()}'; there are {', '.join(self._shown)}")
+
+    def _must_be_moderate(self, number: str) -> None:
+        zero = not number.lower().split("e")[0].strip("0.")
+        if not zero and not 1 / LARGEST <= float(number) <= LARGEST:
+            self._fail(f"the number {number[:SHOWN]} is too large or too small")
 
     def _nest(self) -> None:
         self._depth += 1

@@ -60,9 +60,11 @@ def read_restrictions(design: Design, fixed: Any, constraints: Any) -> Restricti
 
     Raises
     ------
-    DataError, DataTypeError, FormulaError, HLMError
+    DataError, DataTypeError, FormulaError
         For unknown or ambiguous names, values of the wrong kind, contradictions and redundancies.
     """
+    if fixed is None and constraints is None and design.sigma is None:
+        return Restrictions([], [], [])
     equations = _read_fixed(design, fixed) if fixed is not None else []
     if design.sigma is not None:
         own = _equation({SIGMA2: 1}, design.sigma**2, "sampling_variance")
@@ -155,7 +157,7 @@ def _read_covariance(factor: Factor, k: int, value: Any) -> list[Equation]:
     what = f"fixed '{factor.name}'"
     if isinstance(value, Mapping):
         return _read_elements(factor, k, value)
-    if np.ndim(value) == 0:
+    if np.isscalar(value) or value is None:
         if factor.width > 1:
             raise DataError(
                 f"{what}: {factor.width} random effects {list(factor.effects)} need a matrix or a mapping",
@@ -170,9 +172,12 @@ def _read_covariance(factor: Factor, k: int, value: Any) -> list[Equation]:
                 )
         value = value.loc[list(factor.effects), list(factor.effects)]
     try:
-        T = np.asarray(value, dtype=np.float64)
+        T = np.asarray(value)
+        if T.dtype.kind == "c":
+            raise TypeError
+        T = T.astype(np.float64)
     except (TypeError, ValueError):
-        raise DataTypeError(f"{what} must be numbers", column=factor.name) from None
+        raise DataTypeError(f"{what} must be numbers, (q, q)", column=factor.name) from None
     if T.shape != (factor.width,) * 2:
         raise DataError(f"{what} must be {(factor.width,) * 2}, got shape {T.shape}", column=factor.name)
     if np.isinf(T).any():
