@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peers import OURS
-from problems import MODELS, default_folder
+from problems import MODELS, USUAL, default_folder
 
 SIDES = ("base", "head")
 
@@ -31,7 +31,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", required=True, metavar="PYTHON", help="interpreter with the version compared with")
     parser.add_argument("--head", required=True, metavar="PYTHON", help="interpreter with the version in question")
-    parser.add_argument("--problems", nargs="+", choices=MODELS, default=list(MODELS), metavar="W", help="default: all")
+    parser.add_argument(
+        "--problems", nargs="+", choices=MODELS, default=USUAL, metavar="W", help="default: those of run.py"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="processes of each side (default %(default)s)")
     parser.add_argument("--folder", type=Path, default=default_folder(), help="generated data (default %(default)s)")
     return parser.parse_args()

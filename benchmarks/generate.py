@@ -99,3 +99,22 @@ def equal_groups(n: int, groups: int, p: int, q: int, seed: int) -> Columns:
     z = np.c_[np.ones(n), x][:, :q]
     y = 1 + x @ np.linspace(0.5, -0.3, p - 1) + (z * u[g]).sum(1) + rng.normal(size=n)
     return rounded({"y": y, "g": g} | {f"x{k + 1}": x[:, k] for k in range(p - 1)})
+
+
+def ratings(n: int, users: int, items: int, seed: int) -> Columns:
+    """W6 and W6s: users who rate items, activity and popularity far from equal; who never rates is not in the data."""
+    rng = np.random.default_rng(seed)
+    active = rng.pareto(1.2, users) + 0.3
+    active /= active.sum()
+    popular = 1 / np.arange(1, items + 1) ** 0.8
+    popular /= popular.sum()
+    user = item = np.zeros(0, dtype=np.int64)
+    while len(user) < n:  # distinct pairs, in the order in which they were drawn
+        user = np.concatenate([user, rng.choice(users, n, p=active)])
+        item = np.concatenate([item, rng.choice(items, n, p=popular)])
+        first = np.sort(np.unique(user * items + item, return_index=True)[1])
+        user, item = user[first], item[first]
+    user = np.unique(user[:n], return_inverse=True)[1]
+    item = np.unique(item[:n], return_inverse=True)[1]
+    y = 3.4 + 0.45 * rng.normal(size=user.max() + 1)[user] + 0.55 * rng.normal(size=item.max() + 1)[item]
+    return rounded({"y": y + 0.85 * rng.normal(size=n), "user": user, "item": item})

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from generate import Columns, equal_groups, nested_groups, tiny_groups, unequal_groups
+from generate import Columns, equal_groups, nested_groups, ratings, tiny_groups, unequal_groups
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Model:
 
     @property
     def fixed_formula(self) -> str:
-        return f"{self.response} ~ {' + '.join(self.fixed)}"
+        return f"{self.response} ~ {' + '.join(self.fixed) or '1'}"
 
     @property
     def formula(self) -> str:
@@ -99,6 +99,8 @@ def _slopes_model(name: str, p: int, q: int, optimum: float) -> Model:
 _W2_FIXED = (*_numbered("x", 8), *_numbered("w", 3), "x1w1", "x2w1", "x1w2")
 _W4_FIXED = (*_numbered("x", 3), "c1", "c2", "s1", "s2")
 _W4_RANDOM = (RandomTerm("school", ("x1",)), RandomTerm("cls", ("x1",)))
+_W5_RANDOM = (RandomTerm("s"), RandomTerm("d"), RandomTerm("dept"), RandomTerm("dept_service"))
+_W6_RANDOM = (RandomTerm("user"), RandomTerm("item"))
 
 MODELS = {
     model.name: model
@@ -107,6 +109,9 @@ MODELS = {
         Model("W2", "y", _W2_FIXED, (RandomTerm("g", ("x1", "x2")),), 4316719.263331),
         _slopes_model("W3", 6, 1, 3165179.430068),
         Model("W4", "y", _W4_FIXED, _W4_RANDOM, 600639.717577),
+        Model("W5", "y", ("service",), _W5_RANDOM, 237661.535719),
+        Model("W6s", "y", (), _W6_RANDOM, 130876.070784),
+        Model("W6", "y", (), _W6_RANDOM, 2657158.0),
         _slopes_model("W7b", 6, 2, 15415.877579906),
         _slopes_model("W8q1", 4, 1, 1564.2230800486),
         _slopes_model("W8q2", 4, 2, 1612.7126814806),
@@ -118,11 +123,26 @@ _GENERATORS: dict[str, Callable[[], Columns]] = {
     "W2": partial(unequal_groups, 1_000_000, 20_000, seed=22),
     "W3": partial(tiny_groups, 1_000_000, 300_000, seed=33),
     "W4": partial(nested_groups, 200_000, 10_000, 1_000, seed=44),
+    "W5": lambda: _instructors(),
+    "W6s": partial(ratings, 50_000, 3_000, 400, seed=666),
+    "W6": partial(ratings, 1_000_000, 60_000, 8_000, seed=66),
     "W7b": partial(equal_groups, 5_000, 200, p=6, q=2, seed=77),
     "W8q1": partial(equal_groups, 500, 50, p=4, q=1, seed=81),
     "W8q2": partial(equal_groups, 500, 50, p=4, q=2, seed=82),
     "W8q3": partial(equal_groups, 500, 50, p=4, q=3, seed=83),
 }
+
+
+# W6 takes minutes and gigabytes: only when asked for by name.
+USUAL = [name for name in MODELS if name != "W6"]
+
+
+def _instructors() -> Columns:
+    """W5: the lecture evaluations of ETH Zurich that are among the data of the tests."""
+    file = Path(__file__).parents[1] / "tests" / "data" / "reference" / "InstEval.csv.gz"
+    frame = pd.read_csv(file)
+    frame["dept_service"] = frame["dept"] * 2 + frame["service"]
+    return {name: frame[name].to_numpy() for name in ("y", "service", "s", "d", "dept", "dept_service")}
 
 
 def default_folder() -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from peers import IMPLEMENTATIONS, LIMIT, OURS, PEERS
-from problems import MODELS, default_folder
+from problems import MODELS, USUAL, default_folder
 from supervise import Record, Records, supervise
 from worker import run_memory, run_rounds
 
@@ -40,7 +40,9 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--problems", nargs="+", choices=MODELS, default=list(MODELS), metavar="W", help="default: all")
+    parser.add_argument(
+        "--problems", nargs="+", choices=MODELS, default=USUAL, metavar="W", help="default: all but W6, which is large"
+    )
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, help="beside this library; default: all")
     parser.add_argument("--rounds", type=int, default=3, help="least number of rounds (default %(default)s)")
     parser.add_argument("--budget", type=float, default=20, help="seconds of rounds a problem (default %(default)g)")
