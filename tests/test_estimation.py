@@ -5,6 +5,8 @@ import pytest
 
 import hlm
 
+from .long_double import Term, criterion
+
 
 @pytest.mark.parametrize("reml", [True, False])
 @pytest.mark.parametrize("seed", range(12))
@@ -23,3 +25,29 @@ def test_the_lowest_of_several_optima_on_a_handful_of_rows(seed: int, reml: bool
     criterion = model.problem.criterion(reml)
     lowest = min(criterion.value(np.array([theta])) for theta in [0.0, *np.geomspace(1e-3, 1e6, 400)])
     assert fit.criterion <= lowest + 1e-9
+
+
+@pytest.mark.parametrize("reml", [True, False])
+def test_more_random_effects_than_rows(reml: bool) -> None:
+    """Most groups have one row; the ones with rows to spare tell the residual, so the model is an ordinary one."""
+    rng = np.random.default_rng(5)
+    groups = np.concatenate([np.repeat(np.arange(10), 6), np.arange(10, 70)])
+    X = np.column_stack([np.ones(120), rng.normal(size=120)])
+    y = X @ [1.0, 0.5] + (X * rng.normal(size=(70, 2))[groups]).sum(axis=1) + 0.7 * rng.normal(size=120)
+    fit = hlm.Model.from_arrays(y, X, [hlm.Random(groups, X)]).fit(reml=reml)
+    assert fit.converged
+    T, sigma2 = fit.covariances["g"].to_numpy(), fit.sigma**2
+
+    def value(T: np.ndarray, sigma2: float) -> float:
+        return criterion(y, X, [Term(groups, X, T)], sigma2, reml)
+
+    at = value(T, sigma2)
+    assert fit.criterion == pytest.approx(at, abs=1e-8)
+    # lowest among neighbours in every direction: a hundredth of each parameter costs more than rounding
+    L = np.linalg.cholesky(T)
+    for i, j in ((0, 0), (1, 0), (1, 1)):
+        for step in (-0.01, 0.01):
+            moved = L.copy()
+            moved[i, j] += step * L[i, i]
+            assert value(moved @ moved.T, sigma2) > at + 1e-8
+    assert all(value(T, sigma2 * factor) > at + 1e-8 for factor in (0.99, 1.01))

@@ -298,7 +298,8 @@ def check_residual(design: Design, free: Sequence[tuple[int, tuple[int, ...]]]) 
     Raises
     ------
     DesignError
-        If one has as many levels, or an unstructured one as many effects, as there are rows.
+        If one has as many levels as there are rows, or an unstructured one in every group as many effects as rows (more
+        effects than rows in all are no obstacle: groups with rows to spare tell the residual).
     """
     n = design.nobs
     for k, block in free:
@@ -311,7 +312,7 @@ def check_residual(design: Design, free: Sequence[tuple[int, tuple[int, ...]]]) 
                 "cannot be told from the residual (sampling variances that are known: sampling_variance=)",
                 column=factor.name,
             )
-        if not factor.structures and factor.size * len(block) >= n:
+        if not factor.structures and np.bincount(factor.codes, design.frequencies).max() <= len(block):
             raise DesignError(
                 f"term {_term(factor, block)} has {factor.size * len(block)} random effects for {n} rows",
                 column=factor.name,
