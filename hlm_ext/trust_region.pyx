@@ -80,9 +80,8 @@ def trust_region_step(const double[::1] gradient not None, const double[:, ::1] 
             norm = 0
             slope = 0
             for i in range(m):
-                gap = values[i] + shift
-                if gap <= 0:
-                    gap = 1e-300
+                # rounding may leave nothing of the smallest gap
+                gap = max(values[i] + shift, floor_, 1e-300)
                 s[i] = -g[i] / gap
                 norm += s[i] * s[i]
                 slope += s[i] * s[i] / gap
@@ -96,7 +95,10 @@ def trust_region_step(const double[::1] gradient not None, const double[:, ::1] 
             shift = shift + (norm - radius) / radius * norm * norm / slope if slope > 0 else highest
             if not (lowest_shift < shift < highest):
                 shift = 0.5 * (lowest_shift + highest)
-        if norm < 0.999 * radius and low <= 0:      # hard case: the rest of the radius along the lowest eigenvector
+        if norm > radius:                           # nearly the hard case: shift is -low to the last digit
+            for i in range(m):
+                s[i] *= radius / norm
+        elif norm < 0.999 * radius and low <= 0:    # hard case: the rest of the radius along the lowest eigenvector
             rest = sqrt(max(0.0, radius * radius - (norm * norm - s[0] * s[0]))) - fabs(s[0])
             s[0] += rest if s[0] >= 0 else -rest
     step = np.zeros(m)
