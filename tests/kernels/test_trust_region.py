@@ -1,4 +1,4 @@
-"""The step of the trust-region subproblem, also where rounding leaves nothing of the gradient or of the smallest gap."""
+"""The trust-region step, also where rounding leaves nothing of the gradient or of the smallest gap."""
 
 import numpy as np
 import pytest
