@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["hlm", "hlm.model", "hlm.datasets"])
+@pytest.mark.parametrize("name", ["hlm", "hlm.model", "hlm.views", "hlm.specification.equations", "hlm.datasets"])
 def test_examples(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert result.failed == 0

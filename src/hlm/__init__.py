@@ -7,7 +7,7 @@
 np.float64(2.939)
 """
 
-from hlm import datasets
+from hlm import cases, datasets
 from hlm.certificate import Certificate
 from hlm.comparison.compare import Comparison, compare
 from hlm.errors import (
@@ -48,6 +48,7 @@ __all__ = [
     "Random",
     "RankDeficientWarning",
     "Structure",
+    "cases",
     "compare",
     "datasets",
 ]

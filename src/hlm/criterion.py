@@ -136,10 +136,12 @@ class Problem:
     def criterion(self, reml: bool) -> Objective:
         """Return a new criterion; its values are -2 log-likelihoods in the user's units."""
         n = self.design.nobs
-        freedom = n - self.rank if reml else n
+        freedom = n - self.rank - self.design.absorbed_count if reml else n
         constant = 2 * freedom * np.log(self.coordinates.scale) - self.statistics.log_weights
         if reml:
             constant += self.coordinates.log_units
+            if self.design.absorbed is not None:
+                constant += float(np.log(self.design.absorbed.weights).sum())
         precise = self.precise_forest if self.template.m and self.crossed is None else None
         inner = self.criterion_with(freedom, reml, constant, precise)
         return inner if self.variances is None else VarianceCriterion(inner, self.variances)

@@ -104,6 +104,29 @@ class Factor:
 
 
 @dataclass(frozen=True, eq=False)
+class Absorbed:
+    """Fixed intercepts of groups that were taken out of the columns; see `hlm.absorb`.
+
+    Attributes
+    ----------
+    name : str
+    labels : (J,) Index
+    weights : (J,) float64 array
+        Sums of the weights of the rows.
+    y_means : (J,) float64 array
+        Means of the response.
+    x_means : (J, p) float64 array
+        Means of the fixed columns.
+    """
+
+    name: str
+    labels: pd.Index
+    weights: Column
+    y_means: Column
+    x_means: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
 class Design:
     """What a model is made of, in arrays; nothing here depends on parameters.
 
@@ -130,6 +153,8 @@ class Design:
         For each column the number of rows where it is missing; "weights = 0" and "frequencies = 0": rows left out.
     sigma : float or None
         σ where it is known: 1 with known sampling variances 1/w_i.
+    absorbed : Absorbed or None
+        Fixed intercepts of groups: y and columns are then less their means of groups.
     """
 
     response: str
@@ -144,6 +169,7 @@ class Design:
     kept: npt.NDArray[np.bool_] | None = None
     dropped: dict[str, int] = field(default_factory=dict)
     sigma: float | None = None
+    absorbed: Absorbed | None = None
 
     @property
     def rows(self) -> int:
@@ -154,6 +180,11 @@ class Design:
     def nobs(self) -> int:
         """Observations: rows, or the sum of their frequencies."""
         return self.rows if self.frequencies is None else int(self.frequencies.sum())
+
+    @property
+    def absorbed_count(self) -> int:
+        """Number of fixed intercepts that are in no column."""
+        return 0 if self.absorbed is None else len(self.absorbed.labels)
 
     @property
     def row_weights(self) -> Column | None:
@@ -272,7 +303,7 @@ def check_design(design: Design) -> None:
         No rows, no residual degrees of freedom, a factor with one level, random
         effects whose variances cannot be told apart.
     """
-    n, p = design.nobs, len(design.columns)
+    n, p = design.nobs, len(design.columns) + design.absorbed_count
     if n == 0:
         raise DataError("data has no rows")
     if n <= p:

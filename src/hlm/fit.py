@@ -14,6 +14,7 @@ from scipy.special import ndtr, ndtri
 
 from hlm import effects as _effects
 from hlm import saved
+from hlm.absorb import group_intercepts
 from hlm.comparison.homogeneity import Homogeneity, homogeneity
 from hlm.criterion import Problem
 from hlm.empirical_bayes import coefficients as _coefficients
@@ -97,12 +98,12 @@ class Fit:
     @property
     def df_model(self) -> int:
         """Parameters counted by AIC and BIC, those that are free: fixed effects, variance parameters, σ²."""
-        return self._problem.rank + self._problem.variance_parameters
+        return self.nobs - self.df_resid + self._problem.variance_parameters
 
     @property
     def df_resid(self) -> int:
         """Observations less independent and free fixed effects, n - p."""
-        return self.nobs - self._problem.rank
+        return self.nobs - self._problem.rank - self.model.design.absorbed_count
 
     @property
     def aic(self) -> float:
@@ -514,6 +515,10 @@ class Fit:
         """
         equations = self.model.level_equations
         return show_equations(equations, format, equations.values(self.params) if estimates else None)
+
+    def group_intercepts(self) -> pd.DataFrame:
+        """Return the absorbed intercepts α̂_j of the groups with standard errors; see `hlm.absorb`."""
+        return group_intercepts(self)
 
     # ---- for people -----------------------------------------------------------------------------------------------
 

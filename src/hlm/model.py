@@ -258,6 +258,8 @@ class Model(ModelViews):
             If the fixed part reproduces the response.
         """
         design = self.design
+        if design.absorbed is not None:
+            raise DesignError("a model with absorbed intercepts takes no other response: build it anew")
         values = as_float(y, design.response)
         length = design.rows if design.kept is None else len(design.kept)
         if values.shape != (length,):

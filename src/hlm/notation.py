@@ -10,6 +10,7 @@ from hlm.errors import DataError
 from hlm.level_equations import LevelEquations
 from hlm.levels import Levels
 from hlm.specification.equations import Disturbance, Effect, Equation, spelt
+from hlm.specification.substitution import FIXED
 
 FORMATS = ("text", "unicode", "latex")
 
@@ -138,7 +139,7 @@ class _Unicode(_Text):
         """Symbols of the errors of each grouping."""
         found: dict[str, list[str]] = {}
         for equation in self.equations.equations:
-            for part in equation.disturbances:
+            for part in (part for part in equation.disturbances if part.name != FIXED):
                 found.setdefault(":".join(part.groups), []).append(self.error(part))
         return found
 
@@ -164,7 +165,8 @@ class _Unicode(_Text):
         return self.symbol(name, self.letters(above))
 
     def error(self, part: Disturbance) -> str:
-        return self.symbol(part.name, self.letters([":".join(part.groups)]), greek=False)
+        name = "alpha" if part.name == FIXED else part.name
+        return self.symbol(name, self.letters([":".join(part.groups)]), greek=False)
 
     def variable(self, text: str, level: int) -> str:
         return self.subscripted(text, self.letters_of(text, level))

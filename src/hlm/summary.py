@@ -76,6 +76,9 @@ def _structure_section(fit: Fit) -> Section:
             section.lines.append(
                 f"levels of '{factor.name}' related by a known {kind} of {len(factor.all_labels)}{more}"
             )
+    absorbed = fit.model.design.absorbed
+    if absorbed is not None:
+        section.lines.append(f"{len(absorbed.labels)} fixed intercepts of '{absorbed.name}' absorbed")
     for inner, outer in reused_ids(factors):
         section.lines.append(
             f"each '{outer}' has '{inner}' numbered from the same first ones: if these are ids of its own, write "

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
+from hlm.ladder import Ladder, climb
 from hlm.level_equations import LevelEquations, level_equations
 from hlm.levels import Levels, find_levels
 from hlm.notation import show_equations
 
 if TYPE_CHECKING:
     from hlm.design import Design
+    from hlm.model import Model
     from hlm.specification.build import FormulaReader
 
 
@@ -61,6 +63,41 @@ class ModelViews:
             For another format.
         """
         return show_equations(self.level_equations, format)
+
+    def ladder(self, *, reml: bool = True, seed: Any = 0, **options: Any) -> Ladder:
+        """Fit the sequence null → random intercept → random coefficients → means as outcomes → full model, and test it.
+
+        Null: intercept and random intercepts. Random intercept: the regressors of level 1 too. Random coefficients: all
+        random effects. Means as outcomes: the regressors of upper levels. Full: products across levels. A step that
+        adds nothing to this model is left out; all are fitted to the same rows.
+
+        Parameters
+        ----------
+        reml : bool
+            Estimation of the fits; steps that add fixed effects are tested by ML anyway.
+        seed : int or numpy.random.Generator
+            For null distributions without a closed form.
+        **options
+            See `Model.fit`.
+
+        Returns
+        -------
+        Ladder
+            Tables of criterion, tests, variances, and proportions explained.
+
+        Raises
+        ------
+        DesignError
+            If the model absorbs fixed intercepts.
+
+        Examples
+        --------
+        >>> import hlm
+        >>> model = hlm.Model("mathach ~ cses * meanses + (cses | school)", hlm.datasets.load("hsb"))
+        >>> list(model.ladder().fits)
+        ['null', 'random intercept', 'random coefficients', 'means as outcomes', 'full']
+        """
+        return climb(cast("Model", self), reml, seed, **options)
 
     def coefficient_matrix(self, level: str, unit: Any) -> pd.DataFrame:
         """Return the block-diagonal matrix 𝐙_j of a unit: its coefficients are β_j = 𝐙_j γ + u_j.

@@ -224,6 +224,8 @@ def _cones(nesting: Nesting) -> tuple[cone.TangentCone, cone.TangentCone, Matrix
         return cone.packed(template, [carried(unpacked(entries)) for entries in directions.T])
 
     small_cone = cone.TangentCone(image(inner.free), image(inner.pointed), inner.sizes)
+    if not template.factors:  # least squares beside least squares
+        return small_cone, small_cone, np.zeros((0, 0))
     criterion = nesting.criterion()
     criterion.value(template.theta_of_covariances(at))
     criterion.derivatives("average" if large.curvature[1] == "average" else "expected")

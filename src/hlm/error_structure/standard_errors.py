@@ -50,7 +50,7 @@ def standard_errors(fit: Fit, cluster: str | None = None) -> pd.DataFrame:
     coordinates = problem.coordinates
     # the engine's X is orthonormal and its y the residual of OLS, of sum of squares n
     estimate, root = coordinates.beta_shift, coordinates.beta_map
-    n, r = design.nobs, problem.rank
+    n, r = design.nobs, problem.rank + design.absorbed_count
     naive = n / (n - r) * (root @ root.T)
     J = factor.size
     score = _scores(fit, factor, estimate) @ (root / coordinates.scale)

@@ -113,10 +113,7 @@ class FormulaReader:
         return [evaluate(expression, frame, "offset", self._offset_state) for expression in self.formula.offsets]
 
     def _factor(self, term: RandomTerm, frame: pd.DataFrame, frequencies: Column | None) -> Factor:
-        parts = [code_column(stored(frame, column), column) for column in term.groups]
-        codes, labels = parts[0] if len(parts) == 1 else cross_codes(parts, list(term.groups))
-        if len(parts) == 1:
-            labels = labels.rename(term.name)
+        codes, labels = code_groups(term.groups, frame)
         columns, encoder = encode(term.effects, frame, frequencies)
         self._random.setdefault(term.name, []).append((term, encoder))
         self.random_pieces[term.name] = self.random_pieces.get(term.name, ()) + columns.pieces
@@ -141,18 +138,29 @@ class FormulaReader:
         groups = list(terms[0][0].groups)
         needed = [c for term, _ in terms for effect in term.effects.terms for e in effect for c in e.columns]
         frame = to_frame(new, list(dict.fromkeys(groups + needed)), new=True)
-        keys = [stored(frame, column) for column in groups]
-        labels: pd.Index
-        if len(keys) == 1:
-            labels = pd.Index(keys[0], tupleize_cols=False)
-        else:
-            parts = [code_column(key, column) for key, column in zip(keys, groups, strict=True)]
-            labels = pd.MultiIndex(levels=[part[1] for part in parts], codes=[part[0] for part in parts])
+        labels = group_labels(tuple(groups), frame)
         levels = factor.find(labels)
         columns: list[Column] = []
         for _, encoder in terms:
             columns += encoder.encode(frame).values
         return levels, columns, labels
+
+
+def code_groups(groups: tuple[str, ...], frame: pd.DataFrame) -> tuple[Codes, pd.Index]:
+    """Code a grouping column, or the combinations of several."""
+    parts = [code_column(stored(frame, column), column) for column in groups]
+    codes, labels = parts[0] if len(parts) == 1 else cross_codes(parts, list(groups))
+    return codes, labels if len(parts) > 1 else labels.rename(groups[0])
+
+
+def group_labels(groups: tuple[str, ...], data: Any) -> pd.Index:
+    """Return the label of each row of a grouping column, tuples for the combinations of several."""
+    frame = to_frame(data, list(groups), new=True)
+    keys = [stored(frame, column) for column in groups]
+    if len(keys) == 1:
+        return pd.Index(keys[0], tupleize_cols=False)
+    parts = [code_column(key, column) for key, column in zip(keys, groups, strict=True)]
+    return pd.MultiIndex(levels=[part[1] for part in parts], codes=[part[0] for part in parts])
 
 
 def _columns_of(formula: Formula) -> list[str]:

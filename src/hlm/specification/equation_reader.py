@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from hlm.design import Column, Factor, code_column
+from hlm.absorb import absorb, less_means
+from hlm.design import Absorbed, Column, Design, Factor, code_column
 from hlm.errors import DataTypeError
 from hlm.frames import column_names, stored
 from hlm.levels import unit_that_varies, varying_row
-from hlm.specification.build import FormulaReader
+from hlm.specification.build import FormulaReader, code_groups, group_labels
 from hlm.specification.columns import encode
 from hlm.specification.equation_text import parse_equations
 from hlm.specification.equations import Equation
@@ -44,6 +45,7 @@ class EquationReader(FormulaReader):
         parsed = equations if isinstance(equations, (list, tuple)) else parse_equations(equations, columns)  # type: ignore[arg-type]
         self.substitution = substitute(parsed, columns)
         self.tables = tables
+        self._absorbed: Absorbed | None = None
         super().__init__(self.substitution.formula)
 
     def joined(self, missing: str, named: Sequence[str]) -> pd.DataFrame:
@@ -52,9 +54,21 @@ class EquationReader(FormulaReader):
         self.tables.trim(self.formula.columns)
         return frame
 
+    def design(self, data: Any, *given: Any) -> Design:
+        """Return the design of the equations; see `FormulaReader.design`."""
+        design = super().design(data, *given)
+        if self.substitution.absorbed:
+            name = ":".join(self.substitution.absorbed)
+            design = absorb(design, name, *self.groupings[name])
+            self._absorbed = design.absorbed
+        return design
+
     def _read(self, frame: pd.DataFrame, frequencies: Column | None, covariance: Any) -> dict[str, Any]:
         parts = super()._read(frame, frequencies, covariance)
         coded = {factor.name: (factor.codes, factor.labels) for factor in parts["factors"]}
+        if self.substitution.absorbed:
+            name = ":".join(self.substitution.absorbed)
+            coded[name] = self.groupings[name] = code_groups(self.substitution.absorbed, frame)
         for level in self.tables.levels:
             if level not in coded:
                 coded[level] = self.groupings[level] = code_column(stored(frame, level), level)
@@ -84,7 +98,12 @@ class EquationReader(FormulaReader):
 
     def fixed(self, new: Any) -> tuple[list[Column], list[Column], pd.Index]:
         """Return fixed columns and offsets of new rows, and their index; upper columns are looked up by key."""
-        return super().fixed(self._complete(new, [c for e in self._fixed_expressions() for c in e.columns]))
+        groups = self.substitution.absorbed
+        frame = self._complete(new, [*groups, *(c for e in self._fixed_expressions() for c in e.columns)])
+        columns, offsets, index = super().fixed(frame)
+        if self._absorbed is not None:
+            columns, offsets = less_means(self._absorbed, columns, offsets, group_labels(groups, frame))
+        return columns, offsets, index
 
     def groups(self, new: Any, factor: Factor) -> tuple[Codes, list[Column], Any]:
         """Return level (-1: unknown), random columns and labels of new rows for one factor."""

@@ -12,6 +12,9 @@ from hlm.specification.equations import Disturbance, Effect, Equation, read_expr
 from hlm.specification.expression import BASES, CATEGORICAL, Binary, Call, Expression, Node, Number, as_expression
 from hlm.specification.formula import Formula, RandomTerm, Term, Terms
 
+# The name in front of brackets that means a fixed intercept for each group, not a random one.
+FIXED = "fixed"
+
 
 @dataclass(frozen=True)
 class Regressor:
@@ -38,6 +41,8 @@ class Substitution:
         Regressors of all equations but the first.
     groups : tuple of str
         Names of all levels that have an error.
+    absorbed : tuple of str
+        Grouping columns of ``fixed[school]``: an intercept for each group; empty without.
     """
 
     equations: tuple[Equation, ...]
@@ -45,6 +50,7 @@ class Substitution:
     symbols: dict[frozenset[Expression], str]
     upper: tuple[Regressor, ...]
     groups: tuple[str, ...]
+    absorbed: tuple[str, ...]
 
 
 def substitute(equations: Sequence[Equation], columns: Collection[str]) -> Substitution:
@@ -85,6 +91,7 @@ def substitute(equations: Sequence[Equation], columns: Collection[str]) -> Subst
         {frozenset(term): name for term, name in expansion.fixed.items()},
         tuple(expansion.upper),
         tuple(":".join(groups) for groups in expansion.random),
+        expansion.check_absorbed(),
     )
 
 
@@ -127,6 +134,7 @@ class _Expansion:
         self.random: dict[tuple[str, ...], list[Term]] = {}
         self.upper: list[Regressor] = []
         self.met: dict[Expression, Equation] = {}  # each expression with the equation where it is met first
+        self.absorbed: tuple[Disturbance, Equation] | None = None
         self._terms: dict[tuple[object, frozenset[Expression]], str] = {}
 
     def run(self) -> None:
@@ -204,8 +212,24 @@ class _Expansion:
         if part.name in self.columns or part.name in self.by_left or part.name in self.used:
             equation.fail(f"'{part.name}' is a column or a coefficient, and cannot be an error too", part.symbol)
         self.errors[part.name] = equation
+        if part.name == FIXED:
+            if term:
+                equation.fail(f"'{part.symbol}' stands for intercepts: it has no regressors", part.symbol)
+            self.absorbed = (part, equation)
+            return
         self._once(part.groups, term, part.symbol, equation)
         self.random.setdefault(part.groups, []).append(term)
+
+    def check_absorbed(self) -> tuple[str, ...]:
+        """Return the grouping columns of fixed intercepts, which allow no other intercept and no random errors."""
+        if self.absorbed is None:
+            return ()
+        part, equation = self.absorbed
+        if () in self.fixed:
+            equation.fail(f"'{self.fixed[()]}' is an intercept beside '{part.symbol}': leave it out", part.symbol)
+        if self.random:
+            equation.fail(f"random errors beside '{part.symbol}': write C({part.groups[0]}) for dummies", part.symbol)
+        return part.groups
 
     def formula(self, response: Expression) -> Formula:
         """Return the combined equation."""
@@ -214,15 +238,18 @@ class _Expansion:
         offsets = tuple(_offset(float(part.coefficient), self._sorted(term)) for part, term in known)
         random = []
         for groups, terms in self.random.items():
-            effects = self._terms_of(terms)
-            text = f"({_text_of(effects)} | {':'.join(map(spelt, groups))})"
-            random.append(RandomTerm(effects, groups, True, text, 0))
-        shown = [_text_of(fixed), *(f"offset({offset.text})" for offset in offsets), *(term.text for term in random)]
+            random.append(random_term(self._terms_of(terms), groups))
         used = [response, *self.met]
         columns = [column for expression in used for column in expression.columns]
-        columns += [column for groups in self.random for column in groups]
-        text = f"{spelt(response.text)} ~ {' + '.join(shown)}"
-        return Formula(text, response, offsets, fixed, tuple(random), tuple(dict.fromkeys(columns)))
+        columns += [column for groups in (*self.random, self.check_absorbed()) for column in groups]
+        return Formula(
+            formula_text(response, fixed, offsets, random),
+            response,
+            offsets,
+            fixed,
+            tuple(random),
+            tuple(dict.fromkeys(columns)),
+        )
 
     def _order(self, term: Term) -> list[int]:
         order = {expression: k for k, expression in enumerate(self.met)}
@@ -235,6 +262,19 @@ class _Expansion:
     def _terms_of(self, terms: list[Term]) -> Terms:
         ordered = sorted((term for term in terms if term), key=lambda term: (len(term), self._order(term)))
         return Terms(() in terms, tuple(self._sorted(term) for term in ordered))
+
+
+def random_term(effects: Terms, groups: tuple[str, ...], correlated: bool = True) -> RandomTerm:
+    """Return a random term with its text."""
+    return RandomTerm(effects, groups, correlated, f"({_text_of(effects)} | {':'.join(map(spelt, groups))})", 0)
+
+
+def formula_text(
+    response: Expression, fixed: Terms, offsets: Sequence[Expression], random: Sequence[RandomTerm]
+) -> str:
+    """Return a formula as lme4 would have it."""
+    known = (f"offset({offset.text})" for offset in offsets)
+    return f"{spelt(response.text)} ~ {' + '.join([_text_of(fixed), *known, *(term.text for term in random)])}"
 
 
 def _text_of(terms: Terms) -> str:
