@@ -195,6 +195,11 @@ def test_coefficients_of_a_unit_are_z_gamma_plus_u(hsb: pd.DataFrame) -> None:
         fitted = np.column_stack([np.ones(len(rows)), rows["cses"]]) @ beta
         # the same sums in another order
         assert fitted == pytest.approx(fit.fittedvalues[rows.index].to_numpy(), rel=1e-12)
+    # the module for empirical Bayes finds 𝐙_j from the columns alone
+    estimates = fit.empirical_bayes("school").estimates
+    for school in hsb["school"].unique():
+        beta = fit.model.coefficient_matrix("school", school) @ fit.params + fit.random_effects["school"].loc[school]
+        assert beta[estimates.columns].to_numpy() == pytest.approx(estimates.loc[school].to_numpy(), rel=1e-9)
     with pytest.raises(DesignError, match="no unit 'x' of level 'school'"):
         fit.model.coefficient_matrix("school", "x")
     with pytest.raises(DesignError, match="no level 'class'"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from hlm.specification.equation_reader import EquationReader
 from hlm.structure import reused_ids
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def _model_section(fit: Fit) -> Section:
     kind = "REML" if fit.reml else "ML"
     methods = {"newton": "trust-region Newton", "fisher": "Fisher scoring", "em": "EM", "ecme": "ECME"}
     lines = [fit.model.formula or f"{design.response} (arrays)"]
+    if isinstance(fit.model._reader, EquationReader):
+        lines = [str(equation) for equation in fit.model._reader.substitution.equations]
     rows = f"{design.rows} rows"
     if design.kept is not None:
         total = len(design.kept)

@@ -148,3 +148,17 @@ def test_tables_that_do_not_fit(tables: tuple[pd.DataFrame, pd.DataFrame, pd.Dat
     text = "y = b0\nb0 = g00 + g01*z + g02*x + u0[school]"
     with pytest.raises(DesignError, match="line 2: 'x' varies inside school"):
         hlm.Model.from_equations(text, pupils, school=schools, district=districts)
+
+
+def test_keys_that_contradict_each_other(tables: tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]) -> None:
+    pupils, schools, districts = tables
+    both = pupils.merge(schools[["school", "district"]], on="school", how="left")
+    same(
+        hlm.Model.from_equations(TEXT, both, school=schools, district=districts),
+        hlm.Model.from_equations(TEXT, join(*tables)),
+    )
+    unit, right = int(both.loc[17, "school"]), both.loc[17, "district"]
+    both.loc[17, "district"] = wrong = "d0" if right != "d0" else "d1"
+    with pytest.raises(DataError, match=f"row 17 has district '{wrong}', but '{right}' by its school {unit}") as caught:
+        hlm.Model.from_equations(TEXT, both, school=schools, district=districts)
+    assert (caught.value.row, caught.value.group) == (17, unit)

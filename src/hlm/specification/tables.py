@@ -145,7 +145,7 @@ class _Places:
         if level not in self.rows:
             codes, labels = self.codes(level)
             rows = np.append(self._match(level, codes, labels), -1)
-            self.rows[level] = rows[codes]
+            self.rows[level] = rows.take(codes)
         return self.rows[level]
 
     def codes(self, level: str) -> tuple[Codes, pd.Index]:
@@ -154,10 +154,35 @@ class _Places:
             below = self.tables.below[level]
             if below is None:
                 self.coded[level] = code_column(stored(self.frame, level), level)
+                self._check_paths(level)
             else:
                 codes, labels = code_column(stored(self._table(below, [level]), level), level)
-                self.coded[level] = np.append(codes, -1)[self.of(below)], labels
+                self.coded[level] = np.append(codes, -1).take(self.of(below)), labels
         return self.coded[level]
+
+    def _check_paths(self, level: str) -> None:
+        """Check that the key of a level is the same in level 1 and in tables between, where both have it.
+
+        Raises
+        ------
+        DataError
+            Naming the row, and the unit that says otherwise.
+        """
+        codes, labels = self.coded[level]
+        for between in self.tables.levels:
+            if between == level or level not in self.tables.names[between] or self.tables.below[between] == level:
+                continue
+            keys, own = code_column(stored(self._table(between, [level]), level), level)
+            rows = self.of(between)
+            through = np.append(labels.get_indexer(own), -1)[np.append(keys, -1)[rows]]
+            differ = (through != codes) & (codes >= 0) & (rows >= 0)
+            if differ.any():
+                row = int(np.argmax(differ))
+                unit = stored(self._table(between, []), between)[rows[row]]
+                other = own[keys[rows[row]]] if keys[rows[row]] >= 0 else None
+                has = f"row {row} has {level} {show(labels[codes[row]])}"
+                message = f"{has}, but {show(other)} by its {between} {show(unit)}"
+                raise DataError(message, column=level, group=unit, row=row)
 
     def labels(self, level: str) -> pd.Categorical:
         """The key of a level in the rows of level 1, coded."""
@@ -178,7 +203,7 @@ class _Places:
         if not isinstance(values, np.ndarray):
             return values.take(rows, allow_fill=True)
         if values.dtype.kind == "f":
-            return np.append(values, np.nan)[rows]  # the place -1 is the last
+            return np.append(values, np.nan).take(rows)  # the place -1 is the last
         return pd.api.extensions.take(values, rows, allow_fill=True) if rows.min(initial=0) < 0 else values[rows]
 
     def _table(self, level: str, columns: list[str]) -> pd.DataFrame:
