@@ -182,3 +182,32 @@ def test_where_least_squares_has_no_meaning() -> None:
     assert tests.loc[("school:klass", "Intercept"), "chi2"] == pytest.approx(4 * (inside**2).sum() / fit.sigma**2)
     assert tests.loc[("school:klass", "Intercept"), "df"] == 16
     assert tests.loc[("school", "Intercept"), "df"] == 7
+
+
+def test_level_equations_with_regressors_of_their_own(hsb: pd.DataFrame) -> None:
+    pupils = hsb[["school", "mathach", "cses"]]
+    schools = hsb.groupby("school")[["meanses", "sector"]].first().reset_index()
+    equations = """
+        mathach = b0 + b1*cses
+        b0 = g00 + g01*meanses + g02*sector + u0[school]
+        b1 = g10 + g11*meanses + u1[school]
+    """
+    fit = hlm.Model.from_equations(equations, pupils, school=schools).fit()
+    equation = level_one(fit, fit.model.design.factor("school"))
+    assert equation.names == ["Intercept", "cses"]
+    W = np.column_stack([np.ones(160), schools["meanses"], schools["sector"]])
+    gamma = fit.params[["Intercept", "meanses", "sector"]].to_numpy(), fit.params[["cses", "cses:meanses"]].to_numpy()
+    expected = np.column_stack([W @ gamma[0], W[:, :2] @ gamma[1]])
+    got = fit.empirical_bayes("school").estimates
+    np.testing.assert_allclose(got - fit.random_effects["school"], expected, rtol=1e-9)
+    # J' - S - 1 with the predictors of each equation
+    assert fit.variance_tests()["df"].tolist() == [157, 158]
+    formula = hlm.Model("mathach ~ meanses + sector + cses + cses:meanses + (cses | school)", hsb).fit()
+    np.testing.assert_allclose(got, formula.empirical_bayes("school").estimates, rtol=1e-9)
+    np.testing.assert_allclose(
+        fit.empirical_bayes("school").cov, formula.empirical_bayes("school").cov, rtol=1e-7, atol=1e-12
+    )
+    new = hsb.assign(school="n" + hsb["school"].astype(str))
+    np.testing.assert_allclose(
+        fit.score_groups(new)["school"].effects, fit.random_effects["school"], rtol=1e-6, atol=1e-9
+    )

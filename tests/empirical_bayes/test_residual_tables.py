@@ -57,6 +57,16 @@ def test_expected_order_statistics_of_the_exponential(J: int) -> None:
     np.testing.assert_allclose(expected_chi2(J, 2), exact, rtol=1e-8)
 
 
+@pytest.mark.parametrize("df", [1, 2, 5])
+def test_expected_order_statistics_of_a_large_sample(df: int) -> None:
+    """The expansion in the middle of a large sample continues the integrals at its ends."""
+    got = expected_chi2(20_000, df)
+    assert (np.diff(got) > 0).all()
+    assert got.mean() == pytest.approx(df, rel=1e-6)
+    if df == 2:
+        np.testing.assert_allclose(got, 2 * np.cumsum(1 / np.arange(20_000, 0, -1)), rtol=1e-6)
+
+
 @pytest.mark.parametrize("df", [1, 3])
 def test_expected_order_statistics_sum_to_the_mean(df: int) -> None:
     got = expected_chi2(25, df)
