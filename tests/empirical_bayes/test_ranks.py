@@ -200,6 +200,19 @@ def test_ranks_in_a_crossed_design() -> None:
     np.testing.assert_allclose(found.expected, expected, atol=4.5 * 2 / np.sqrt(20_000))
 
 
+def test_crossed_level_whose_random_column_is_zero() -> None:
+    data = crossed()
+    rng = np.random.default_rng(5)
+    data["x"] = np.where(data["h"] == 3, 0.0, rng.normal(size=len(data)))
+    data["y"] += data["x"] * (1 + rng.normal(size=8)[data["h"]])
+    fit = hlm.Model("y ~ x + (1 | g) + (x || h)", data).fit()
+    assert fit.covariances["h"].loc["x", "x"] > 0
+    found = posterior(fit, "h", "x", "effects", None)
+    np.testing.assert_allclose(found.total, fit.random_effects_cov["h"][:, 1, 1], rtol=1e-7)
+    # nothing is known of that level's slope but its variance
+    assert found.total[3] == pytest.approx(fit.covariances["h"].loc["x", "x"])
+
+
 def test_what_cannot_be_ranked() -> None:
     _, fit = fitted("slope")
     with pytest.raises(hlm.errors.DataError, match="no random effect 'z9'"):

@@ -171,7 +171,8 @@ def _covariance_in_crossed(fit: Fit, factor: Factor, q: int) -> Array:
         pairs = other.codes * J + factor.codes
         sums = [np.bincount(pairs, rows[:, i] * weighted, other.size * J) for i in range(edges[m], edges[m + 1])]
         sides.append(np.stack(sums, axis=1).reshape(other.size, J, other.width).transpose(0, 2, 1)[hierarchy.levels[m]])
-    total = np.diag(np.bincount(factor.codes, value * weighted, J).astype(np.float64))
+    size = np.bincount(factor.codes, value * weighted, J)
+    total = np.diag(np.where(size > 0, size, 1.0))  # a column of zeros has no sides and says nothing
     changed = with_sides(problem, [np.ascontiguousarray(side) for side in sides], total)
     criterion = changed.criterion_with(float(problem.design.nobs), False)
     inner = fit._criterion if isinstance(fit._criterion, Criterion) else fit._criterion.inner
