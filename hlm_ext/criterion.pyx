@@ -64,7 +64,7 @@ cdef class Criterion:
     cdef double[::1] packed, theta_view, room
     cdef double[:, ::1] schur_view, chol
     cdef double[::1] e, omega, post_view, outer_view, linear
-    cdef double[:, ::1] trace, average, tangent, jacobian
+    cdef double[:, ::1] trace, average, tangent_of, jacobian
     cdef Py_ssize_t[::1] entry_level, entry_row, entry_col
     cdef readonly object theta, post, outer, factor_x
     cdef object precise
@@ -102,7 +102,7 @@ cdef class Criterion:
         at = md * md
         self.average = <double[:md, :md]> &room[at]
         at += md * md
-        self.tangent = <double[:md, :side * side]> &room[at]
+        self.tangent_of = <double[:md, :side * side]> &room[at]
         at += md * side * side
         self.jacobian = <double[:md, :max(self.m, 1)]> &room[at]
         at += md * max(self.m, 1)
@@ -286,7 +286,7 @@ cdef class Criterion:
             raise ValueError("evaluate the criterion first: call value(theta)")
         self._root(beta_known)
         failure = self.forest.moments_into(&self.e[0], &self.omega[0], beta_known, second, exact,
-                                           self.post_view, self.outer_view, self.trace, self.average, self.tangent,
+                                           self.post_view, self.outer_view, self.trace, self.average, self.tangent_of,
                                            effects, covariances)
         if failure.status != OK:
             raise_failure(failure)
@@ -296,12 +296,12 @@ cdef class Criterion:
         """trace and average += what the elimination of β adds; both made symmetric."""
         cdef Py_ssize_t md = self.forest.m, p = self.forest.p, side = p + 1, a, b, i, j
         cdef double s, r
-        # rows of `tangent` become L⁻¹ S_a (p x side), then S_a e and L⁻¹S_aL⁻ᵀ are read from it
+        # rows of `tangent_of` give L⁻¹S_a (p x side), then S_a e and L⁻¹S_aL⁻ᵀ are read from it
         cdef double *work = <double *> malloc((md * (p * p + p) + 1) * sizeof(double))
         cdef double *sa
         cdef double *half
         for a in range(md):
-            sa = &self.tangent[a, 0]
+            sa = &self.tangent_of[a, 0]
             half = work + a * (p * p + p)
             for i in range(p):
                 s = 0
@@ -380,6 +380,12 @@ cdef class Criterion:
     def trace_products(self):
         """(m_D, m_D) tr(P V_a P V_b) in the entries of all D, from the last `derivatives` or `quadratic_forms`."""
         return np.array(self.trace)
+
+    @property
+    def tangent(self):
+        """(m_D, p + 1, p + 1) derivatives of `schur` in the entries of all D, as left by the last `derivatives`."""
+        side = self.forest.p + 1
+        return np.array(self.tangent_of)[:self.forest.m].reshape(self.forest.m, side, side)
 
     @property
     def second_derivatives(self):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import ndtr, ndtri
 
 from hlm import effects as _effects
 from hlm import saved
@@ -30,9 +29,11 @@ from hlm.error_structure import pooling
 from hlm.error_structure import variance_function as _variance_function
 from hlm.error_structure.pooling import Poolings
 from hlm.error_structure.standard_errors import standard_errors
-from hlm.errors import DataError, DataTypeError
 from hlm.estimation import estimate
+from hlm.inference.distributions import checked_alpha
+from hlm.inference.fixed import Inference
 from hlm.inference.information import VarianceInformation, information
+from hlm.inference.methods import inference
 from hlm.measures.conditional import ConditionalAIC, conditional_aic
 from hlm.measures.explained import r_squared
 from hlm.measures.intraclass import icc
@@ -46,6 +47,10 @@ from hlm_ext.linear import lower_factor
 if TYPE_CHECKING:
     from hlm.certificate import Certificate
     from hlm.estimation import Estimate
+    from hlm.inference.anova import Anova
+    from hlm.inference.hypotheses import LinearTest
+    from hlm.inference.johnson_neyman import JohnsonNeyman
+    from hlm.inference.means import Means
     from hlm.model import Model
 
 
@@ -159,64 +164,115 @@ class Fit:
         ]
 
     @cached_property
-    def _cov_params(self) -> pd.DataFrame:
-        coordinates = self._problem.coordinates
-        names = [name for name in self.model.design.names if name not in self.aliased]
-        engine = self._criterion.sigma2 * self._criterion.cross_inverse
-        return pd.DataFrame(coordinates.beta_map @ engine @ coordinates.beta_map.T, index=names, columns=names)
+    def _engine_covariance(self) -> npt.NDArray[np.float64]:
+        """Model-based covariance of the engine's β̂."""
+        with self._lock:
+            return self._criterion.sigma2 * self._criterion.cross_inverse
 
-    def cov_params(self) -> pd.DataFrame:
-        """Return the model-based covariance of γ̂, σ̂² (X'V⁻¹X)⁻¹, for columns that are not aliased."""
-        return self._cov_params
+    def inference(self, method: str = "satterthwaite", **options: Any) -> Inference:
+        """Return one way to judge the fixed effects; its summary, tests, intervals and means all follow it.
+
+        Parameters
+        ----------
+        method : {"z", "satterthwaite", "kenward-roger", "between-within", "hlm", "CR0", "CR1", "CR2", "CR3"}
+            Model-based standard errors with the normal distribution, or with degrees of freedom by Satterthwaite, by
+            level ("between-within", as nlme), or by equation (J - k - 1, as HLM); Kenward and Roger's adjusted
+            covariance; cluster-robust covariances.
+        **options
+            Of the method: ``cluster`` for CR0 … CR3 (a grouping factor); ``boundary`` for "kenward-roger".
+
+        Returns
+        -------
+        Inference
+
+        Raises
+        ------
+        DataError
+            For an unknown method, or one that the model does not have.
+        """
+        return inference(self, method, options)
+
+    def cov_params(self, kind: str = "z", **options: Any) -> pd.DataFrame:
+        """Return the covariance of γ̂ for columns that are not aliased.
+
+        Parameters
+        ----------
+        kind : str
+            "z": model-based, σ̂² (X'V⁻¹X)⁻¹; "kenward-roger"; "CR0" … "CR3": see `inference`.
+        """
+        return self.inference(kind, **options).cov_params()
 
     @cached_property
     def bse(self) -> pd.Series:
         """Standard errors of γ̂ (p,), model-based; 0 for those that are known."""
-        se = pd.Series(np.sqrt(np.diag(self._cov_params)), index=self._cov_params.index)
-        return se.reindex(self.params.index).rename("bse")
+        return self.inference("z").bse
 
     @property
     def tvalues(self) -> pd.Series:
         """γ̂ / standard error; NaN for those that are known."""
-        return (self.params / self.bse.where(self.bse > 0)).rename("tvalues")
+        return self.inference("z").tvalues
 
     @property
     def pvalues(self) -> pd.Series:
-        """Two-sided p-values of γ = 0 from the normal distribution (Wald)."""
-        return pd.Series(2 * ndtr(-np.abs(self.tvalues)), index=self.params.index, name="pvalues")
+        """Two-sided p-values of γ = 0 from the normal distribution (Wald); `inference` has those of small samples."""
+        return self.inference("z").pvalues
 
-    def conf_int(self, alpha: float = 0.05, *, method: str = "wald") -> pd.DataFrame:
+    def conf_int(self, alpha: float = 0.05, method: str = "wald", **options: Any) -> pd.DataFrame:
         """Return intervals of γ: columns "lower" and "upper", coverage 1 - alpha.
 
         Parameters
         ----------
         alpha : float
-        method : {"wald", "profile"}
-            Normal quantiles and model-based standard errors; or profile likelihood, of fits by ML. For those of the
-            variances see `variance_table`.
+        method : str
+            "wald": normal quantiles and model-based standard errors; "profile": profile likelihood, of fits by ML; or a
+            method of `inference`. For intervals of the variances see `variance_table`.
 
         Raises
         ------
         DataTypeError, DataError
             If alpha is not a number, or not between 0 and 1; for another method, or a profile of a fit by REML.
         """
-        if method not in ("wald", "profile"):
-            raise DataError(f"method must be 'wald' or 'profile', got {method!r}")
-        if not isinstance(alpha, (int, float, np.number)):
-            raise DataTypeError(f"alpha must be a number between 0 and 1, got {alpha!r}")
-        if not 0 < alpha < 1:
-            raise DataError(f"alpha must be between 0 and 1, got {alpha}")
         if method == "profile":
-            return fixed_intervals(self, alpha)
-        half = -ndtri(alpha / 2) * self.bse
-        return pd.DataFrame({"lower": self.params - half, "upper": self.params + half})
+            return fixed_intervals(self, checked_alpha(alpha))
+        return self.inference("z" if method == "wald" else method, **options).conf_int(alpha)
+
+    def test(
+        self,
+        hypothesis: Any,
+        values: npt.ArrayLike | None = None,
+        method: str = "satterthwaite",
+        **options: Any,
+    ) -> LinearTest:
+        """Test linear hypotheses, ``"cses:meanses = 0, sector = 2"``; see `hlm.inference.hypotheses.linear_test`."""
+        return self.inference(method, **options).test(hypothesis, values)
+
+    def anova(self, kind: str | int = "III", method: str = "satterthwaite", **options: Any) -> Anova:
+        """Test each term of the fixed part, type I, II or III; see `hlm.inference.anova.anova`."""
+        return self.inference(method, **options).anova(kind)
+
+    def marginal_means(self, variables: str | Sequence[str], method: str = "satterthwaite", **options: Any) -> Means:
+        """Return mean responses by some variables; see `hlm.inference.means.marginal_means`."""
+        return self.inference(method).marginal_means(variables, **options)
+
+    def slopes(
+        self, variable: str, by: str | Sequence[str] = (), method: str = "satterthwaite", **options: Any
+    ) -> Means:
+        """Return slopes in a variable by others, simple slopes; see `hlm.inference.means.slopes`."""
+        return self.inference(method).slopes(variable, by, **options)
+
+    def johnson_neyman(
+        self, variable: str, moderator: str, method: str = "satterthwaite", **options: Any
+    ) -> JohnsonNeyman:
+        """Find where along a moderator a slope differs from zero; see `hlm.inference.johnson_neyman`."""
+        return self.inference(method).johnson_neyman(variable, moderator, **options)
 
     # ---- variances ------------------------------------------------------------------------------------------------
 
     @cached_property
     def sigma(self) -> float:
         """Residual standard deviation σ̂."""
-        return float(np.sqrt(self._criterion.sigma2) * self._problem.coordinates.scale)
+        with self._lock:
+            return float(np.sqrt(self._criterion.sigma2) * self._problem.coordinates.scale)
 
     def _roots(self, point: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
         """Square roots (q, q) of D of each factor in the user's units of u/σ."""
@@ -522,11 +578,9 @@ class Fit:
 
     # ---- for people -----------------------------------------------------------------------------------------------
 
-    def summary(self) -> str:
-        """Return the summary as text."""
-        from hlm.summary import text
-
-        return text(self)
+    def summary(self, method: str = "z", **options: Any) -> str:
+        """Return the summary as text, with tests of the fixed effects by a method of `inference`."""
+        return self.inference(method, **options).summary()
 
     def __str__(self) -> str:
         return self.summary()
@@ -538,4 +592,4 @@ class Fit:
     def _repr_html_(self) -> str:
         from hlm.summary import html
 
-        return html(self)
+        return html(self, self.inference("z"))

@@ -7,13 +7,13 @@ from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from hlm.specification.equation_reader import EquationReader
 from hlm.structure import reused_ids
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
+    from hlm.inference.fixed import Inference
 
 
 @dataclass
@@ -90,14 +90,18 @@ def _structure_section(fit: Fit) -> Section:
     return section
 
 
-def _fixed_section(fit: Fit) -> Section:
-    section = Section("Fixed effects", header=["", "estimate", "std. error", "z", "p"])
-    table = pd.DataFrame({"b": fit.params, "se": fit.bse, "t": fit.tvalues, "p": fit.pvalues})
-    for name, b, se, t, p in table.itertuples():
+def _fixed_section(fit: Fit, view: Inference) -> Section:
+    table = view.table()
+    normal = not np.isfinite(table["df"]).any()
+    section = Section("Fixed effects", header=["", "estimate", "std. error", *(["z"] if normal else ["t", "df"]), "p"])
+    for name, b, se, t, df, p in table.iloc[:, :5].itertuples():
         pvalue = "" if np.isnan(p) else ("<0.001" if p < 0.001 else f"{p:.3f}")
-        section.rows.append(
-            [str(name), _number(b), "known" if se == 0 else _number(se), "" if np.isnan(t) else f"{t:.2f}", pvalue]
-        )
+        freedom = [] if normal else ["" if np.isnan(df) or np.isnan(t) else f"{df:.1f}"]
+        error = "known" if se == 0 else _number(se)
+        section.rows.append([str(name), _number(b), error, "" if np.isnan(t) else f"{t:.2f}", *freedom, pvalue])
+    section.lines.append(view.title)
+    if view.note:
+        section.lines.append(view.note)
     if fit.restrictions:
         section.lines.append("held: " + ", ".join(fit.restrictions))
     if fit.aliased:
@@ -132,9 +136,9 @@ def _random_section(fit: Fit) -> Section:
     return section
 
 
-def sections(fit: Fit) -> list[Section]:
-    """Return what a summary says."""
-    parts = [_model_section(fit), _structure_section(fit), _fixed_section(fit), _random_section(fit)]
+def sections(fit: Fit, view: Inference) -> list[Section]:
+    """Return what a summary says, with tests of the fixed effects as `view` judges them."""
+    parts = [_model_section(fit), _structure_section(fit), _fixed_section(fit, view), _random_section(fit)]
     parts.append(Section("Certificate", [str(fit.certificate)]))
     return parts
 
@@ -158,10 +162,10 @@ def _text_table(header: list[str], rows: list[list[str]]) -> list[str]:
     ]
 
 
-def text(fit: Fit) -> str:
+def text(fit: Fit, view: Inference) -> str:
     """Return the summary for a terminal."""
     out = []
-    for section in sections(fit):
+    for section in sections(fit, view):
         out.append(section.title)
         if section.rows:
             out += _text_table(section.header, section.rows)
@@ -170,10 +174,10 @@ def text(fit: Fit) -> str:
     return "\n".join(out[:-1])
 
 
-def html(fit: Fit) -> str:
+def html(fit: Fit, view: Inference) -> str:
     """Return the summary for a notebook."""
     out = ['<div class="hlm-summary">']
-    for section in [*sections(fit), _equations_section(fit)]:
+    for section in [*sections(fit, view), _equations_section(fit)]:
         out.append(f"<h4>{escape(section.title)}</h4>")
         if section.rows:
             head = "".join(f"<th>{escape(cell)}</th>" for cell in section.header)

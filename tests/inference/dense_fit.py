@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -19,12 +20,12 @@ class Dense:
     directions: list[np.ndarray]
     reml: bool
 
-    @property
+    @cached_property
     def M(self) -> np.ndarray:
         """(X'V⁻¹X)⁻¹."""
         return np.linalg.inv(self.X.T @ np.linalg.solve(self.V, self.X))
 
-    @property
+    @cached_property
     def P(self) -> np.ndarray:
         inverse = np.linalg.inv(self.V)
         return inverse - inverse @ self.X @ self.M @ self.X.T @ inverse

@@ -141,10 +141,10 @@ def information(fit: Fit, kind: str = "observed", boundary: str = "free") -> Var
     """
     with fit._lock:
         found = curvature(fit._problem, fit._criterion, kind, boundary)
+        s = fit._criterion.sigma2
     units = user_units(fit._problem)
     R = units @ found.entries
     back = np.linalg.pinv(R, rcond=1e-10)
-    s = fit._criterion.sigma2
     names = parameter_names(fit._problem)
     rank = int(np.linalg.matrix_rank(R / np.maximum(np.abs(R).max(axis=1, keepdims=True), 1e-300), tol=1e-8))
     return VarianceInformation(
@@ -240,11 +240,12 @@ def _second_in_D(criterion: Criterion, template: Template, kind: str) -> tuple[M
     s, nu = criterion.sigma2, criterion.freedom
     moments = criterion.moments()
     if kind == "expected":
-        criterion.quadratic_forms()
-        return criterion.trace_products, packed(template, [post for post, _ in moments]) / s
+        products = criterion.quadratic_forms()[2]
+        return products, packed(template, [post for post, _ in moments]) / s
     outer = packed(template, [own for _, own in moments])
     criterion.derivatives("average")
-    return criterion.second_derivatives + np.outer(outer, outer) / (nu * s * s), outer / (s * s)
+    second = criterion.second_derivatives[: len(outer), : len(outer)]
+    return second + np.outer(outer, outer) / (nu * s * s), outer / (s * s)
 
 
 def _observed(problem: Problem, criterion: Criterion, J: Matrix, exact: bool) -> tuple[Matrix, Matrix, float]:

@@ -13,6 +13,7 @@ from hlm.frames import complete_rows, stored, to_frame
 from hlm.specification.columns import Encoder, Piece, encode, evaluate, learn
 from hlm.specification.formula import Formula, RandomTerm, parse
 from hlm.specification.transforms import State
+from hlm.specification.variables import Variable, describe, of_numbers
 from hlm.structure import Codes, cross_codes
 from hlm.variance.assign import assign
 from hlm.variance.between import with_between
@@ -45,6 +46,7 @@ class FormulaReader:
         self.pieces: tuple[tuple[Piece, ...], ...] = ()
         self.random_pieces: dict[str, tuple[tuple[Piece, ...], ...]] = {}
         self.groupings: dict[str, tuple[Codes, pd.Index]] = {}
+        self._described: dict[str, Variable | None] = {}
 
     def design(
         self, data: Any, weights: dict[str, Any], missing: str, covariance: Any = None, between: Any = None
@@ -99,6 +101,7 @@ class FormulaReader:
         offset = np.sum(offsets, axis=0) if offsets else None
         fixed, self._fixed = encode(formula.fixed, frame, frequencies)
         self.pieces = fixed.pieces
+        self._described = describe(frame, self._fixed, _columns_of(formula), fixed.names, frequencies)
         parts = [(self._factor(term, frame, frequencies), term.text) for term in formula.random]
         return {
             "response": formula.response.text,
@@ -124,6 +127,20 @@ class FormulaReader:
         """Return the response (n,) of new rows."""
         frame = to_frame(new, list(self.formula.response.columns), new=True)
         return evaluate(self.formula.response, frame, state=self._response_state)
+
+    @property
+    def fixed_encoder(self) -> Encoder:
+        """How the columns of the fixed part are built."""
+        assert self._fixed is not None
+        return self._fixed
+
+    def variables(self, design: Design) -> dict[str, Variable]:
+        """Describe the columns of the data that the fixed part and the offsets use; `design` is that of the fit."""
+        columns = dict(zip(design.names, design.columns, strict=True))
+        return {
+            name: of_numbers(columns[name], design.frequencies) if known is None else known
+            for name, known in self._described.items()
+        }
 
     def fixed(self, new: Any) -> tuple[list[Column], list[Column], pd.Index]:
         """Return fixed columns and offsets of new rows, and their index."""

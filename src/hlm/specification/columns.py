@@ -19,8 +19,8 @@ import pandas as pd
 
 from hlm.design import code_column, intercept
 from hlm.errors import DataError
-from hlm.frames import bad_values
-from hlm.specification.expression import BASES, CATEGORICAL, Call, Coding, Expression, Name
+from hlm.frames import bad_values, stored
+from hlm.specification.expression import BASES, CATEGORICAL, Call, Coding, Expression, Name, grouping_columns
 from hlm.specification.formula import Terms
 from hlm.specification.transforms import State, basis, calculate, learns
 from hlm.specification.values import category_codes, distinct, listed, must_be_numbers, numbers, read
@@ -29,6 +29,8 @@ __all__ = ["Columns", "Encoder", "encode", "evaluate", "learn"]
 
 # Rows with frequencies are written out for what learns from the data; this many take a few GB.
 MOST_WRITTEN_OUT = 1e8
+# Made-up rows for each column, from which a change of coding is read, and what counts as zero in it.
+MADE_UP, NOTHING = 20, 1e-12
 
 Array = npt.NDArray[np.float64]
 Named = list[tuple[str, Array]]
@@ -101,7 +103,7 @@ def encode(terms: Terms, frame: pd.DataFrame, frequencies: Array | None = None) 
         for expression in term:
             if expression not in factors:
                 factors[expression], read_values[expression] = _learn(expression, frame, state)
-    encoder = Encoder(terms.intercept, _products(terms, factors), factors, state)
+    encoder = Encoder(terms, _products(terms, factors), factors, state)
     columns = encoder._assemble(read_values, len(frame))
     if len(set(columns.names)) < len(columns.names):
         name = next(name for k, name in enumerate(columns.names) if name in columns.names[:k])
@@ -127,17 +129,36 @@ def learn(expressions: Iterable[Expression], frame: pd.DataFrame, frequencies: A
     return state
 
 
+@dataclass(frozen=True)
+class EncodedTerm:
+    """One term of a formula, and where its columns are.
+
+    Attributes
+    ----------
+    name : str
+        ``a:x``.
+    variables : tuple of str
+        What it multiplies, as written.
+    columns : tuple of int
+        Positions among all columns, the intercept included.
+    """
+
+    name: str
+    variables: tuple[str, ...]
+    columns: tuple[int, ...]
+
+
 class Encoder:
     """How columns were built from the training data: means, knots, categories, codings; made by `encode`."""
 
     def __init__(
         self,
-        intercept: bool,
-        products: tuple[_Product, ...],
+        terms: Terms,
+        products: tuple[tuple[int, _Product], ...],
         factors: dict[Expression, _Numeric | _Category],
         state: State,
     ) -> None:
-        self._intercept = intercept
+        self._terms = terms
         self._products = products
         self._factors = factors
         self._state = state
@@ -165,10 +186,70 @@ class Encoder:
         values = {expression: factor.read(frame, self._state) for expression, factor in self._factors.items()}
         return self._assemble(values, len(frame))
 
+    def terms(self) -> list[EncodedTerm]:
+        """Return the terms with the positions of their columns."""
+        places: list[list[int]] = [[] for _ in self._terms.terms]
+        for (t, _), (_, columns) in zip(self._products, self.product_columns(), strict=True):
+            places[t] += columns
+        return [
+            EncodedTerm(":".join(e.text for e in term), tuple(e.text for e in term), tuple(own))
+            for term, own in zip(self._terms.terms, places, strict=True)
+        ]
+
+    @property
+    def numbers(self) -> set[str]:
+        """Variables of the terms that are one number a row, as written: no categories, polynomials or splines."""
+        return {e.text for e, f in self._factors.items() if isinstance(f, _Numeric) and f.count(False) == 1}
+
+    def category_codes(self, frame: pd.DataFrame) -> dict[str, tuple[pd.Index, npt.NDArray[np.intp]]]:
+        """Return categories and codes of each column of the data that is a category, or whose groups have means."""
+        out = {}
+        for expression, factor in self._factors.items():
+            if isinstance(factor, _Category):
+                out[factor.column] = factor.categories, factor.read(frame, self._state)
+            for name in grouping_columns(expression.node):
+                codes, labels = code_column(stored(frame, name), name)
+                out.setdefault(name, (labels, codes))
+        return out
+
+    def balanced(self) -> Array:
+        """(p, p) combinations of the coefficients: what each is in a design with as many rows in all categories.
+
+        Of each column with its categories coded to sum to zero; of categories the differences from the first one. Both
+        sets of columns span the same space, whatever the data: the change is read off made-up rows.
+        """
+        turned: dict[Expression, _Numeric | _Category] = {
+            e: _Category(e, f.column, f.categories, Coding("sum")) if isinstance(f, _Category) else f
+            for e, f in self._factors.items()
+        }
+        other = Encoder(self._terms, self._products, turned, self._state)
+        width = int(self._terms.intercept) + sum(len(columns) for _, columns in self.product_columns())
+        rng = np.random.default_rng(0)
+        n = MADE_UP * max(width, 1)
+        values = {expression: factor.made_up(n, rng) for expression, factor in self._factors.items()}
+        own, coded = (np.column_stack(encoder._assemble(values, n).values) for encoder in (self, other))
+        out = np.asarray(np.linalg.lstsq(coded, own, rcond=None)[0], dtype=np.float64)
+        for product, columns in self.product_columns():
+            change: Array = np.ones((1, 1))
+            for expression, reduced in product:  # the columns of the first factor vary fastest
+                change = np.asarray(np.kron(turned[expression].differences(reduced), change), dtype=np.float64)
+            out[columns] = change @ out[columns]
+        out[np.abs(out) < NOTHING] = 0.0
+        return out
+
+    def product_columns(self) -> list[tuple[_Product, list[int]]]:
+        """Return each product with the positions of its columns."""
+        out, at = [], int(self._terms.intercept)
+        for _, product in self._products:
+            count = math.prod(self._factors[expression].count(reduced) for expression, reduced in product)
+            out.append((product, list(range(at, at + count))))
+            at += count
+        return out
+
     def _assemble(self, read: dict[Expression, Any], n: int) -> Columns:
-        names, arrays = (["Intercept"], [intercept(n)]) if self._intercept else ([], [])
+        names, arrays = (["Intercept"], [intercept(n)]) if self._terms.intercept else ([], [])
         found: list[tuple[Piece, ...]] = [() for _ in names]
-        for product in self._products:
+        for _, product in self._products:
             blocks = [
                 [
                     Piece(expression.text, *named)
@@ -265,6 +346,7 @@ class _Numeric:
 
     def __init__(self, expression: Expression) -> None:
         self.expression = expression
+        self._width = 1
 
     def read(self, frame: pd.DataFrame, state: State) -> list[Array]:
         """Return the k columns of values."""
@@ -272,7 +354,20 @@ class _Numeric:
         if isinstance(node, Name):
             return [must_be_numbers(read(frame, node.name), node.name, "column")]
         values = _derive(self.expression, frame, state)
+        self._width = 1 if values.ndim == 1 else values.shape[1]
         return [values] if values.ndim == 1 else list(values.T)
+
+    def count(self, reduced: bool) -> int:
+        """Return the number of columns."""
+        return self._width
+
+    def made_up(self, n: int, rng: np.random.Generator) -> list[Array]:
+        """Return values that no data have, as `read` does."""
+        return list(rng.normal(size=(self._width, n)))
+
+    def differences(self, reduced: bool) -> Array:
+        """Return the combinations of the columns' coefficients that are of interest: each."""
+        return np.eye(self._width)
 
     def columns(self, values: list[Array], reduced: bool) -> Named:
         """Return names and columns."""
@@ -296,11 +391,30 @@ class _Category:
         """Return the codes of the rows, -1 where missing."""
         return category_codes(read(frame, self.column), self.categories, self.column)
 
-    def columns(self, codes: npt.NDArray[np.intp], reduced: bool) -> Named:
-        """Return names and columns, without the reference category if `reduced`."""
+    def count(self, reduced: bool) -> int:
+        """Return the number of columns."""
+        return len(self._coded(reduced)[0])
+
+    def made_up(self, n: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+        """Return codes of categories at random, each as often."""
+        return rng.permutation(np.arange(n) % max(len(self.categories), 1)).astype(np.intp)
+
+    def differences(self, reduced: bool) -> Array:
+        """Return the combinations of the columns' coefficients that are of interest: each category less the first one.
+
+        Each category, where the columns are those of all categories.
+        """
+        table = self._coded(reduced)[1][:, :-1].T
+        return table[1:] - table[0] if reduced else table
+
+    def _coded(self, reduced: bool) -> tuple[list[str], Array]:
         if reduced not in self._tables:
             self._tables[reduced] = self._table(reduced)
-        names, table = self._tables[reduced]
+        return self._tables[reduced]
+
+    def columns(self, codes: npt.NDArray[np.intp], reduced: bool) -> Named:
+        """Return names and columns, without the reference category if `reduced`."""
+        names, table = self._coded(reduced)
         return [(name, column[codes]) for name, column in zip(names, table, strict=True)]
 
     def _table(self, reduced: bool) -> tuple[list[str], Array]:
@@ -342,24 +456,24 @@ class _Category:
         raise DataError(message, column=self.column)
 
 
-def _products(terms: Terms, factors: dict[Expression, _Numeric | _Category]) -> tuple[_Product, ...]:
-    """Return what is to be multiplied: for each factor of a product, whether its reference category is left out."""
+def _products(terms: Terms, factors: dict[Expression, _Numeric | _Category]) -> tuple[tuple[int, _Product], ...]:
+    """Return what is to be multiplied: the term, and for each factor of the product if its reference is left out."""
     if not any(isinstance(factor, _Category) for factor in factors.values()):
-        return tuple(tuple((expression, False) for expression in term) for term in terms.terms)
+        return tuple((t, tuple((expression, False) for expression in term)) for t, term in enumerate(terms.terms))
     expressions = list(factors)
     position = {expression: k for k, expression in enumerate(expressions)}
     shape = tuple(tuple(position[expression] for expression in term) for term in terms.terms)
     categorical = tuple(isinstance(factor, _Category) for factor in factors.values())
     return tuple(
-        tuple((expressions[k], reduced) for k, reduced in product)
-        for product in _full_rank(terms.intercept, shape, categorical)
+        (t, tuple((expressions[k], reduced) for k, reduced in product))
+        for t, product in _full_rank(terms.intercept, shape, categorical)
     )
 
 
 @lru_cache(maxsize=256)
 def _full_rank(
     intercept: bool, terms: tuple[tuple[int, ...], ...], categorical: tuple[bool, ...]
-) -> tuple[tuple[tuple[int, bool], ...], ...]:
+) -> tuple[tuple[int, tuple[tuple[int, bool], ...]], ...]:
     """Ask formulaic which factors to code without reference, on two made-up rows: the answer depends on kinds alone."""
     from formulaic.formula import SimpleFormula
     from formulaic.parser.types import Factor, Term
@@ -369,11 +483,11 @@ def _full_rank(
     products = [Term([Factor(f"v{k}", eval_method="lookup") for k in term]) for term in terms]
     spec = SimpleFormula([*one, *products], _ordering="none").get_model_matrix(pd.DataFrame(rows)).model_spec
     found = []
-    for structure in spec.structure:
+    for t, structure in enumerate(spec.structure, start=-1 if intercept else 0):
         for scoped in structure.scoped_terms:
             product = tuple((int(part.factor.expr[1:]), bool(part.reduced)) for part in scoped.factors)
             if product:  # the intercept is ours
-                found.append(product)
+                found.append((t, product))
     return tuple(found)
 
 

@@ -166,6 +166,18 @@ class Expression:
         return isinstance(self.node, Name)
 
 
+def grouping_columns(node: Node) -> Iterator[str]:
+    """Columns by whose groups something is centred or averaged."""
+    if isinstance(node, Unary):
+        yield from grouping_columns(node.operand)
+    elif isinstance(node, Binary):
+        yield from grouping_columns(node.left)
+        yield from grouping_columns(node.right)
+    elif isinstance(node, Call):
+        yield from grouping_columns(node.argument)
+        yield from (option.name for _, option in node.options if isinstance(option, Name))
+
+
 def as_expression(node: Node) -> Expression:
     """Return the Expression of a tree; equal spelling and equal columns make equal expressions."""
     if isinstance(node, Name):

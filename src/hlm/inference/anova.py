@@ -1,0 +1,141 @@
+"""Tests of the terms of the fixed part: tables of type I, II and III, with the hypotheses they test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from hlm.covariance import Matrix
+from hlm.errors import DataError
+from hlm.inference.fixed import Joint
+from hlm.inference.hypotheses import estimable
+from hlm.inference.terms import balanced, contains, fixed_terms
+from hlm.specification.columns import EncodedTerm
+
+if TYPE_CHECKING:
+    from hlm.fit import Fit
+    from hlm.inference.fixed import Inference
+
+STATEMENTS = {
+    "I": "type I: each term beyond the terms before it, as the least-squares fit of the rows would attribute it",
+    "II": (
+        "type II: each term beyond all terms that do not contain it (a term contains another when it has the same "
+        "numbers and more categories, polynomials or splines), as the least-squares fit of the rows would attribute it"
+    ),
+    "III": (
+        "type III: equality of means averaged over the categories of the other factors with equal weights, other "
+        "numbers at zero; for a number its slope, averaged likewise"
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Anova:
+    """Tests of the terms of the fixed part.
+
+    Attributes
+    ----------
+    kind : {"I", "II", "III"}
+    table : DataFrame
+        One row a term: sum_sq, mean_sq (σ̂² F before it is scaled), num_df, den_df, F, p.
+    hypotheses : dict of str to DataFrame
+        Lγ = 0 of each term: (r, p) coefficients.
+    statement : str
+        What is tested, in words.
+    title : str
+        How it was judged.
+    """
+
+    kind: str
+    table: pd.DataFrame
+    hypotheses: dict[str, pd.DataFrame]
+    statement: str
+    title: str
+
+    def __str__(self) -> str:
+        return f"{self.table.to_string()}\n{self.statement}\n{self.title}"
+
+    def _repr_html_(self) -> str:
+        return f"{self.table.to_html()}<p>{self.statement}</p><p>{self.title}</p>"
+
+
+def anova(view: Inference, kind: str | int = "III") -> Anova:
+    """Test each term of the fixed part; NaN where aliased columns leave a hypothesis without an estimate.
+
+    Parameters
+    ----------
+    view : Inference
+    kind : {"I", "II", "III"} or {1, 2, 3}
+
+    Raises
+    ------
+    DataError
+        For another kind.
+    """
+    kind = {"1": "I", "2": "II", "3": "III"}.get(str(kind), str(kind))
+    if kind not in STATEMENTS:
+        raise DataError(f"the type of a table must be 'I', 'II' or 'III', got {kind!r}")
+    fit = view.fit
+    terms = fixed_terms(fit.model)
+    names = list(fit.model.design.names)
+    rows, tables = [], {}
+    estimate = view.params.dropna().to_numpy()
+    sigma2 = fit.sigma**2
+    for term, L in zip(terms, _hypotheses(fit, terms, kind), strict=True):
+        joint = Joint(np.nan, 0.0, np.nan)
+        if L is not None:
+            joint = view.joint(L @ view.map, L @ estimate)
+            tables[term.name] = pd.DataFrame(L, columns=view.kept).reindex(columns=names, fill_value=0.0)
+        mean = joint.statistic / joint.scale * sigma2
+        rows.append([mean * joint.df_num, mean, joint.df_num, joint.df_den, joint.statistic, joint.pvalue])
+    columns = ["sum_sq", "mean_sq", "num_df", "den_df", "F", "p"]
+    table = pd.DataFrame(rows, index=pd.Index([term.name for term in terms], name="term"), columns=columns)
+    return Anova(kind, table, tables, STATEMENTS[kind], view.title)
+
+
+def _hypotheses(fit: Fit, terms: list[EncodedTerm], kind: str) -> list[Matrix | None]:
+    """L (r, p) of each term over the columns that are not aliased; None where they leave it without an estimate."""
+    coordinates = fit._problem.coordinates
+    p, kept = len(coordinates.kept), np.flatnonzero(coordinates.kept)
+    turned = balanced(fit.model)
+    place = {int(c): i for i, c in enumerate(kept)}
+    owned = {c for term in terms for c in term.columns}
+    first = [c for c in range(p) if c not in owned]  # the intercept
+    root = _root(fit)
+    out: list[Matrix | None] = []
+    for t, term in enumerate(terms):
+        before = terms[:t]
+        if kind == "II":
+            before = [other for other in terms if other is not term and not contains(fit.model, other, term)]
+        if kind == "III" or (kind == "II" and len(before) == len(terms) - 1):  # its coefficients themselves
+            out.append(_or_none(fit, turned[list(term.columns)]))
+            continue
+        order = first + [c for other in before for c in other.columns] + list(term.columns)
+        order = [place[c] for c in order + [c for c in range(p) if c not in order] if c in place]
+        own = [order.index(place[c]) for c in term.columns if c in place]
+        R = np.linalg.qr(root[:, order], mode="r")
+        L = np.zeros((len(own), len(kept)))
+        L[:, order] = np.triu(R)[own] / np.diag(R)[own, None]
+        out.append(L if own else None)
+    return out
+
+
+def _root(fit: Fit) -> Matrix:
+    """R with R'R = X'X over the rows, up to a factor; frequencies count, precision weights do not."""
+    coordinates, design = fit._problem.coordinates, fit.model.design
+    if design.weights is None and np.ptp(coordinates.beta_map.shape) == 0:  # the engine's columns are orthonormal
+        return np.asarray(np.linalg.inv(coordinates.beta_map), dtype=np.float64)
+    X = design.X[:, coordinates.kept]
+    if design.frequencies is not None:
+        X *= np.sqrt(design.frequencies)[:, None]
+    return np.asarray(np.linalg.qr(X, mode="r"), dtype=np.float64)
+
+
+def _or_none(fit: Fit, L: Matrix) -> Matrix | None:
+    try:
+        return estimable(fit, L, ["" for _ in L])
+    except DataError:
+        return None

@@ -1,0 +1,228 @@
+"""Inference on the fixed effects: one object for each way to judge them, which tables, tests and intervals follow."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hlm.covariance import Matrix
+from hlm.inference.distributions import Array, checked_alpha, f_pvalue, t_pvalue, t_quantile
+
+if TYPE_CHECKING:
+    from hlm.fit import Fit
+    from hlm.inference.anova import Anova
+    from hlm.inference.hypotheses import LinearTest
+    from hlm.inference.johnson_neyman import JohnsonNeyman
+    from hlm.inference.means import Means
+
+# Eigenvalues of the covariance of a hypothesis below this, relative to the largest, are dependent rows.
+DEPENDENT = 1e-10
+
+
+@dataclass(frozen=True)
+class Joint:
+    """F test of several linear hypotheses.
+
+    Attributes
+    ----------
+    statistic : float
+        F.
+    df_num, df_den : float
+        Independent hypotheses; denominator degrees of freedom, infinite for a chi-square test of df_num · F.
+    scale : float
+        What F was multiplied with to be distributed as F.
+    """
+
+    statistic: float
+    df_num: float
+    df_den: float
+    scale: float = 1.0
+
+    @property
+    def pvalue(self) -> float:
+        """Upper tail."""
+        return f_pvalue(self.statistic, self.df_num, self.df_den)
+
+
+class Inference(ABC):
+    """The fixed effects of a fit, judged in one way.
+
+    Parameters
+    ----------
+    fit : Fit
+
+    Attributes
+    ----------
+    fit : Fit
+    name : str
+        As `Fit.inference` knows it.
+    title : str
+        What it is, for people.
+    note : str
+        What was left out or approximated; empty if nothing was.
+    """
+
+    name: str
+    title: str
+
+    def __init__(self, fit: Fit) -> None:
+        self.fit = fit
+        self.note = ""
+        coordinates = fit._problem.coordinates
+        self.map: Matrix = coordinates.beta_map  # γ of the kept columns = map @ engine's β + shift
+        self.kept = [name for name in fit.model.design.names if name not in fit.aliased]
+
+    # ---- what each way defines ------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def engine_covariance(self) -> Matrix:
+        """Covariance of the engine's β̂ (p, p)."""
+
+    @abstractmethod
+    def degrees(self, L: Matrix) -> Array:
+        """Return degrees of freedom (r,) of the rows of L (r, p), combinations of the engine's β."""
+
+    def joint(self, L: Matrix, difference: Array) -> Joint:
+        """Test all rows of L (r, p), combinations of the engine's β, at once: `difference` is Lβ̂ less its hypothesis.
+
+        By spectral decomposition of LCL': independent t tests, whose squares' mean is F; its degrees of freedom match
+        the mean of F with theirs (Fai and Cornelius 1996).
+        """
+        values, vectors = np.linalg.eigh(L @ self.engine_covariance @ L.T)
+        kept = values > DEPENDENT * values.max(initial=0.0)
+        q = int(kept.sum())
+        if q == 0:
+            return Joint(float("nan"), 0.0, float("nan"))
+        rows = vectors[:, kept].T
+        F = float(((rows @ difference) ** 2 / values[kept]).mean())
+        return Joint(F, float(q), combined_degrees(self.degrees(rows @ L)))
+
+    # ---- what follows ---------------------------------------------------------------------------------------------
+
+    def variances(self, L: Matrix) -> Array:
+        """Return the variances (r,) of the rows of L, combinations of the engine's β."""
+        return np.asarray(np.einsum("ij,jk,ik->i", L, self.engine_covariance, L), dtype=np.float64)
+
+    @property
+    def params(self) -> pd.Series:
+        """Fixed effects γ̂; NaN for aliased columns."""
+        return self.fit.params
+
+    def cov_params(self) -> pd.DataFrame:
+        """Return the covariance of γ̂ for columns that are not aliased."""
+        return pd.DataFrame(self.map @ self.engine_covariance @ self.map.T, index=self.kept, columns=self.kept)
+
+    def _of_coefficients(self, values: Array, name: str) -> pd.Series:
+        return pd.Series(values, index=self.kept).reindex(self.params.index).rename(name)
+
+    @cached_property
+    def bse(self) -> pd.Series:
+        """Standard errors; 0 for coefficients that are known."""
+        return self._of_coefficients(np.sqrt(self.variances(self.map)), "bse")
+
+    @cached_property
+    def df(self) -> pd.Series:
+        """Degrees of freedom of each coefficient; infinite for a normal distribution."""
+        return self._of_coefficients(self.degrees(self.map), "df")
+
+    @property
+    def tvalues(self) -> pd.Series:
+        """γ̂ / standard error; NaN for coefficients that are known."""
+        return (self.params / self.bse.where(self.bse > 0)).rename("tvalues")
+
+    @property
+    def pvalues(self) -> pd.Series:
+        """Two-sided p-values of γ = 0."""
+        return pd.Series(t_pvalue(self.tvalues, self.df), index=self.params.index, name="pvalues")
+
+    def conf_int(self, alpha: float = 0.05) -> pd.DataFrame:
+        """Return intervals of γ: columns "lower" and "upper", coverage 1 - alpha."""
+        half = t_quantile(self.df, checked_alpha(alpha)) * self.bse
+        return pd.DataFrame({"lower": self.params - half, "upper": self.params + half})
+
+    def table(self, alpha: float = 0.05) -> pd.DataFrame:
+        """Return estimate, standard error, t, degrees of freedom, p and interval of each coefficient."""
+        table = pd.DataFrame({"estimate": self.params, "se": self.bse, "t": self.tvalues, "df": self.df})
+        return table.assign(p=self.pvalues).join(self.conf_int(alpha))
+
+    def test(self, hypothesis: Any, values: npt.ArrayLike | None = None) -> LinearTest:
+        """Test linear hypotheses; see `hlm.inference.hypotheses.linear_test`."""
+        from hlm.inference.hypotheses import linear_test
+
+        return linear_test(self, hypothesis, values)
+
+    def anova(self, kind: str | int = "III") -> Anova:
+        """Test each term; see `hlm.inference.anova.anova`."""
+        from hlm.inference.anova import anova
+
+        return anova(self, kind)
+
+    def marginal_means(self, variables: str | Sequence[str], **options: Any) -> Means:
+        """Return marginal means; see `hlm.inference.means.marginal_means`."""
+        from hlm.inference.means import marginal_means
+
+        return marginal_means(self, variables, **options)
+
+    def slopes(self, variable: str, by: str | Sequence[str] = (), **options: Any) -> Means:
+        """Return (simple) slopes; see `hlm.inference.means.slopes`."""
+        from hlm.inference.means import slopes
+
+        return slopes(self, variable, by, **options)
+
+    def johnson_neyman(self, variable: str, moderator: str, **options: Any) -> JohnsonNeyman:
+        """Find where a slope differs from zero; see `hlm.inference.johnson_neyman.johnson_neyman`."""
+        from hlm.inference.johnson_neyman import johnson_neyman
+
+        return johnson_neyman(self, variable, moderator, **options)
+
+    def summary(self) -> str:
+        """Return the summary of the fit with these standard errors, tests and p-values."""
+        from hlm.summary import text
+
+        return text(self.fit, self)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        return f"<hlm.Inference {self.name} of {self.fit!r}>"
+
+
+class Wald(Inference):
+    """Large-sample inference: model-based standard errors and the normal distribution."""
+
+    name = "z"
+    title = "model-based standard errors, normal distribution"
+
+    @property
+    def engine_covariance(self) -> Matrix:
+        """σ̂²(X'V⁻¹X)⁻¹."""
+        return self.fit._engine_covariance
+
+    def degrees(self, L: Matrix) -> Array:
+        """Infinite."""
+        return np.full(len(L), np.inf)
+
+
+def combined_degrees(df: Array) -> float:
+    """Denominator degrees of freedom of the mean of q squared independent t's, by its expectation.
+
+    E F = 1/q Σ ν/(ν - 2) = d/(d - 2); equal ν are kept, and where some ν ≤ 2 has no expectation d = 2.
+    """
+    if not np.isfinite(df).any():
+        return float("inf")
+    if len(df) == 1 or np.ptp(df) < 1e-8 * df.min():
+        return float(df.mean())
+    if (df <= 2).any():
+        return 2.0
+    with np.errstate(invalid="ignore"):
+        E = float(np.where(np.isfinite(df), df / (df - 2), 1.0).sum())
+    return 2 * E / (E - len(df))

@@ -1,0 +1,230 @@
+"""General linear hypotheses on the fixed effects, from text, names or matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hlm.covariance import Matrix
+from hlm.errors import DataError, DataTypeError
+from hlm.inference.distributions import Array, t_pvalue, t_quantile
+from hlm.inference.terms import fixed_terms
+from hlm.variance.linear import EquationReader
+
+if TYPE_CHECKING:
+    from hlm.fit import Fit
+    from hlm.inference.fixed import Inference
+
+# What a combination may keep of itself outside of the row space of X, relative to its size.
+ESTIMABLE = 1e-8
+# A product of so many parts is known in each order.
+MOST_PARTS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class LinearTest:
+    """Test of the linear hypotheses Lγ = r.
+
+    Attributes
+    ----------
+    statistic : float
+        F of all rows together; r rows of which q are independent.
+    df_num, df_den : float
+        q, and denominator degrees of freedom (infinite: F is a chi-square of q divided by q).
+    pvalue : float
+    rows : DataFrame
+        Each hypothesis by itself: estimate of lγ, hypothesis, standard error, t, df, p.
+    L : DataFrame
+        (r, p) coefficients.
+    title : str
+        How it was judged.
+    """
+
+    statistic: float
+    df_num: float
+    df_den: float
+    pvalue: float
+    rows: pd.DataFrame
+    L: pd.DataFrame
+    title: str
+
+    def __str__(self) -> str:
+        den = "inf" if np.isinf(self.df_den) else f"{self.df_den:.2f}"
+        head = f"F({self.df_num:g}, {den}) = {self.statistic:.4g}, p = {self.pvalue:.4g}   ({self.title})"
+        return f"{head}\n{self.rows.to_string()}"
+
+
+def linear_test(view: Inference, hypothesis: Any, values: npt.ArrayLike | None = None) -> LinearTest:
+    """Test linear hypotheses.
+
+    Parameters
+    ----------
+    view : Inference
+    hypothesis : str, sequence of str, mapping, DataFrame or (r, p) array
+        ``"cses:meanses = 0, sector = 2"``, ``"a = b = c"``; names of coefficients or terms, which are zero then; a
+        mapping of names to values; a matrix over all columns of X, or a table over some of them.
+    values : (r,) array, optional
+        Right-hand sides of a matrix; zero when left out.
+
+    Raises
+    ------
+    FormulaError
+        If a text cannot be read or names what is not there.
+    DataError
+        For a matrix of another shape, or a combination that aliased columns leave without an estimate.
+    """
+    L, right, labels = _read(view.fit, hypothesis, values)
+    inside = estimable(view.fit, L, labels)
+    engine = inside @ view.map
+    estimate = inside @ view.params.dropna().to_numpy()
+    se = np.sqrt(view.variances(engine))
+    df = view.degrees(engine)
+    t = np.divide(estimate - right, se, out=np.full(len(se), np.nan), where=se > 0)
+    joint = view.joint(engine, estimate - right)
+    columns = {"estimate": estimate, "hypothesis": right, "se": se, "t": t, "df": df, "p": t_pvalue(t, df)}
+    return LinearTest(
+        joint.statistic,
+        joint.df_num,
+        joint.df_den,
+        joint.pvalue,
+        pd.DataFrame(columns, index=labels),
+        pd.DataFrame(L, index=labels, columns=list(view.params.index)),
+        view.title,
+    )
+
+
+def estimates(
+    view: Inference, L: Matrix, labels: Sequence[str], alpha: float, shift: Array | float = 0.0
+) -> pd.DataFrame:
+    """Return estimate, standard error, degrees of freedom and interval of the rows of L (r, p), over all columns."""
+    inside = estimable(view.fit, L, labels)
+    engine = inside @ view.map
+    estimate = inside @ view.params.dropna().to_numpy() + shift
+    se, df = np.sqrt(view.variances(engine)), view.degrees(engine)
+    half = t_quantile(df, alpha) * se
+    return pd.DataFrame({"estimate": estimate, "se": se, "df": df, "lower": estimate - half, "upper": estimate + half})
+
+
+def estimable(fit: Fit, L: Matrix, labels: Sequence[str]) -> Matrix:
+    """Return L over the columns that are not aliased.
+
+    Raises
+    ------
+    DataError
+        If a row gives an aliased column another coefficient than those of the columns it is a combination of.
+    """
+    kept = fit._problem.coordinates.kept
+    if kept.all():
+        return L
+    design = fit.model.design
+    X = design.X
+    ties = np.linalg.lstsq(X[:, kept], X[:, ~kept], rcond=None)[0]  # aliased = kept columns @ ties
+    short = L[:, ~kept] - L[:, kept] @ ties
+    size = np.abs(L[:, ~kept]) + np.abs(L[:, kept]) @ np.abs(ties)
+    bad = (np.abs(short) > ESTIMABLE * np.maximum(size, 1.0)).any(axis=1)
+    if bad.any():
+        raise DataError(
+            f"'{labels[int(np.argmax(bad))]}' has no estimate: it depends on {', '.join(map(repr, fit.aliased))}, "
+            "aliased with other columns"
+        )
+    return L[:, kept]
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def _read(fit: Fit, hypothesis: Any, values: Any) -> tuple[Matrix, Array, list[str]]:
+    if isinstance(hypothesis, (str, Mapping)) or _texts(hypothesis):
+        if values is not None:
+            raise DataTypeError("values belong to a matrix; write the right-hand sides into the text")
+        if isinstance(hypothesis, Mapping):
+            hypothesis = [f"{name} = {value!r}" for name, value in hypothesis.items()]
+        return _from_texts(fit, [hypothesis] if isinstance(hypothesis, str) else list(hypothesis))
+    names = list(fit.model.design.names)
+    if isinstance(hypothesis, pd.DataFrame):
+        unknown = [column for column in hypothesis.columns if column not in names]
+        if unknown:
+            raise DataError(f"no coefficient {unknown[0]!r}; there are {', '.join(names)}", column=str(unknown[0]))
+        labels = [str(label) for label in hypothesis.index]
+        L = hypothesis.reindex(columns=names, fill_value=0.0).to_numpy(np.float64)
+    else:
+        try:
+            L = np.atleast_2d(np.asarray(hypothesis, dtype=np.float64))
+        except (TypeError, ValueError):
+            raise DataTypeError(f"a hypothesis is a text, names or a matrix of numbers, got {hypothesis!r}") from None
+        labels = [str(i) for i in range(len(L))]
+    if L.ndim != 2 or L.shape[1] != len(names) or len(L) == 0:
+        raise DataError(
+            f"the matrix of a hypothesis must be (r, {len(names)}), one column a coefficient; got {L.shape}"
+        )
+    right = np.zeros(len(L)) if values is None else np.asarray(values, dtype=np.float64).reshape(-1)
+    if right.shape != (len(L),):
+        raise DataError(f"values must have {len(L)} entries, got {len(right)}")
+    if not (np.isfinite(L).all() and np.isfinite(right).all()):
+        raise DataError("the numbers of a hypothesis must be finite")
+    return L, right, labels
+
+
+def _texts(hypothesis: Any) -> bool:
+    return (
+        isinstance(hypothesis, (list, tuple))
+        and len(hypothesis) > 0
+        and all(isinstance(part, str) for part in hypothesis)
+    )
+
+
+def _from_texts(fit: Fit, texts: list[str]) -> tuple[Matrix, Array, list[str]]:
+    names = list(fit.model.design.names)
+    terms = {term.name: [names[c] for c in term.columns] for term in fixed_terms(fit.model)}
+    known: dict[str, tuple[str, int]] = {}
+    for c, name in enumerate(names):
+        for spelling in _spellings(name):
+            known.setdefault(spelling, ("beta", c))
+    several: dict[str, list[str]] = {}
+    for term, own in terms.items():
+        for spelling in _spellings(term):
+            if len(own) == 1:
+                known.setdefault(spelling, known[own[0]])
+            elif spelling not in known:
+                several[spelling] = own
+    reader = EquationReader(known)
+    rows, right, labels = [], [], []
+    for part in (part for text in texts for part in split(text)):
+        left, equal, value = part.partition("=")
+        whole = several.get(left.strip(), [left])
+        for text in [f"{name.strip()} = {value.strip() if equal else 0}" for name in whole]:
+            for equation in reader.read(text):
+                row = np.zeros(len(names))
+                for key, coefficient in equation.coefficients.items():
+                    row[key[1]] = float(coefficient)
+                rows.append(row)
+                right.append(float(equation.right))
+                labels.append(text)
+    if not rows:
+        raise DataError("the hypothesis is empty")
+    return np.array(rows), np.array(right), labels
+
+
+def _spellings(name: str) -> list[str]:
+    """Return a product with its parts in every order, as written first."""
+    parts = split(name, ":")
+    if len(parts) > MOST_PARTS:
+        return [name]
+    return [name, *(":".join(order) for order in permutations(parts))]
+
+
+def split(text: str, separators: str = ",;") -> list[str]:
+    """Split a text at separators outside of parentheses and brackets."""
+    parts, depth, start = [], 0, 0
+    for at, character in enumerate(text):
+        depth += (character in "([") - (character in ")]")
+        if character in separators and depth == 0:
+            parts.append(text[start:at])
+            start = at + 1
+    return [part.strip() for part in [*parts, text[start:]] if part.strip()]

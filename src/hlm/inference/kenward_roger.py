@@ -1,0 +1,132 @@
+"""Kenward and Roger's adjusted covariance and F test (1997), without an n × n matrix (MATH: §7)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hlm.covariance import Matrix
+from hlm.errors import DataError, NumericalError
+from hlm.inference.distributions import Array
+from hlm.inference.fixed import DEPENDENT, Inference, Joint
+from hlm.inference.information import Curvature, curvature
+from hlm.inference.satterthwaite import satterthwaite_degrees, slopes
+from hlm_ext.forms import forms
+
+if TYPE_CHECKING:
+    from hlm.fit import Fit
+
+# Where the adjusted degrees of freedom are this close to 2, the scale of F has no limit and is left at 1.
+NEAR_TWO = 0.01
+
+
+class KenwardRoger(Inference):
+    """Covariance adjusted for the uncertainty of the variance parameters; scaled F with matching degrees of freedom.
+
+    Parameters are the entries of T and σ², in which V is linear, with their expected information. A variance that is
+    estimated as zero is still a parameter here (as in pbkrtest): expected information is there on the boundary too, and
+    to take the variance as known would understate the uncertainty; ``boundary="free"`` does so. Where covariances have
+    structures, known or tied values, parameters are the directions in which they can move, and V is taken as linear.
+
+    Parameters
+    ----------
+    fit : Fit
+        By REML.
+    boundary : {"all", "free"}, optional
+        "all" when left out, "free" with structures, known or tied values.
+
+    Raises
+    ------
+    DataError
+        For a fit by ML.
+    """
+
+    name = "kenward-roger"
+    title = "covariance adjusted for estimated variances, Kenward and Roger's degrees of freedom"
+
+    def __init__(self, fit: Fit, boundary: str | None = None) -> None:
+        super().__init__(fit)
+        if boundary is None:
+            boundary = "all" if fit._problem.variances is None else "free"
+        if not fit.reml:
+            raise DataError("Kenward-Roger's method is defined for REML: fit with reml=True")
+        C = fit._engine_covariance
+        with fit._lock:
+            criterion = fit._criterion
+            try:
+                found = curvature(fit._problem, criterion, "expected", boundary)
+            except NumericalError:
+                found = curvature(fit._problem, criterion, "average", boundary)
+                self.note = "average information in the place of the expected one, whose traces are too many here"
+            s = criterion.sigma2
+            tangent, products, _ = forms(criterion.forest)
+        if fit.is_singular:
+            known = "are parameters too" if boundary == "all" else "count as known to have none"
+            self.note += f"{'; ' if self.note else ''}on the boundary: directions without variance {known}"
+        self._C = C
+        self._W = found.covariance
+        self._slopes = slopes(found, C, s, tangent)
+        self._adjusted = C + 2 * _bias(found, self._W, C, s, tangent, products, self._slopes)
+
+    @property
+    def engine_covariance(self) -> Matrix:
+        """C + 2 C [Σ W_ab (Q_ab - P_a C P_b)] C."""
+        return self._adjusted
+
+    def degrees(self, L: Matrix) -> Array:
+        """Kenward and Roger's for a single row: Satterthwaite's with expected information and the unadjusted C."""
+        return satterthwaite_degrees(L, self._C, self._slopes, self._W)
+
+    def joint(self, L: Matrix, difference: Array) -> Joint:
+        """F with the scale and the degrees of freedom whose first two moments match (Kenward and Roger 1997)."""
+        values, vectors = np.linalg.eigh(L @ self._C @ L.T)
+        kept = values > DEPENDENT * values.max(initial=0.0)
+        q = int(kept.sum())
+        if q == 0:
+            return Joint(float("nan"), 0.0, float("nan"))
+        rows = vectors[:, kept].T
+        L, difference = rows @ L, rows @ difference
+        F = float(difference @ np.linalg.solve(L @ self._adjusted @ L.T, difference)) / q
+        # in coordinates where LCL' = I: tr(Θ C P_a C) and tr(Θ C P_a C Θ C P_b C)
+        half = (L.T / np.sqrt(values[kept])).T
+        own = np.einsum("ij,zjk,lk->zil", half, self._slopes, half)
+        traces = np.einsum("zii->z", own)
+        A1 = float(traces @ self._W @ traces)
+        A2 = float(np.einsum("zx,zij,xji->", self._W, own, own))
+        scale, df = _matched(A1, A2, q)
+        return Joint(scale * F, float(q), df, scale)
+
+
+def _bias(found: Curvature, W: Matrix, C: Matrix, s: float, tangent: Matrix, products: Matrix, dC: Matrix) -> Matrix:
+    """C [Σ_zx W_zx (Q_zx - P_z C P_x)] C, with C P_z C = -∂C/∂z.
+
+    In the basis V_a, V₀ of directions Q is Q_ab/σ⁶, -S_a/σ⁶ and S/σ⁶ with S = X'V₀⁻¹X = σ²C⁻¹.
+    """
+    p = len(C)
+    shape, size = found.shape, found.size
+    weight = shape @ W @ shape.T  # of V_a and V_b
+    mixed = shape @ W @ size  # of V_a and V₀
+    alone = float(size @ W @ size)
+    inner = np.tensordot(weight, products[:, :, :p, :p], axes=2) - 2 * np.tensordot(mixed, tangent[:, :p, :p], axes=1)
+    out: Matrix = C @ inner @ C / s**3 + alone * C / s**2
+    half = np.linalg.solve(np.linalg.cholesky(C), dC) if p else dC
+    out = out - np.einsum("zx,zij,xik->jk", W, half, half)
+    return 0.5 * (out + out.T)
+
+
+def _matched(A1: float, A2: float, q: int) -> tuple[float, float]:
+    """Scale λ and degrees of freedom d such that λF has the first two moments of F(q, d)."""
+    if not A2 > 0:
+        return 1.0, float("inf")
+    B = (A1 + 6 * A2) / (2 * q)
+    g = ((q + 1) * A1 - (q + 4) * A2) / ((q + 2) * A2)
+    unit = 3 * q + 2 * (1 - g)
+    c1, c2, c3 = g / unit, (q - g) / unit, (q + 2 - g) / unit
+    top, first, second = 1 + c1 * B, 1 - c2 * B, 1 - c3 * B
+    if abs(top) < 1e-10:
+        top = 0.0
+    rho = ((1 - A2 / q) / first) ** 2 * top / second / q
+    df = 4 + (q + 2) / (q * rho - 1)
+    scale = 1.0 if abs(df - 2) < NEAR_TWO else df * (1 - A2 / q) / (df - 2)
+    return float(scale), float(df)
