@@ -176,8 +176,10 @@ def test_structure(three: pd.DataFrame) -> None:
     several = int((three.groupby("school")["examiner"].nunique() > 1).sum())
     assert row["inner groups in several"] == several
     reused = three.assign(number=three["school"] // 8)
-    found = hlm.Model("y ~ x + (1 | district) + (1 | number)", reused).level_structure.reused()
-    assert ("number", "district") in found
+    model = hlm.Model("y ~ x + (1 | district) + (1 | number)", reused)
+    assert ("number", "district") in model.level_structure.reused()
+    assert "in each" in model.structure.loc[0, "numbered anew"]
+    assert structure.loc[("school", "district"), "numbered anew"] == ""
 
 
 def test_coefficients_of_a_unit_are_z_gamma_plus_u(hsb: pd.DataFrame) -> None:

@@ -160,8 +160,11 @@ class Levels:
         return pd.DataFrame(rows, columns=columns).sort_values("level", kind="stable").set_index("column")
 
     def structure(self) -> pd.DataFrame:
-        """Return how each two groupings lie to each other (nested, crossed, partially crossed, alike), with counts."""
-        rows = []
+        """Return how each two groupings lie to each other (nested, crossed, partially crossed, alike), with counts.
+
+        "numbered anew" tells ids that look as if they were reused: class 1 of one school is not class 1 of another.
+        """
+        rows, reused = [], self.reused()
         for one, other in combinations(sorted(self.groupings, key=lambda name: -len(self.groupings[name][1])), 2):
             (a, a_labels), (b, b_labels) = self.groupings[one], self.groupings[other]
             pairs = np.unique(a * len(b_labels) + b)
@@ -172,11 +175,12 @@ class Levels:
                 relation = f"{one} and {other} group the rows alike" if alike else f"{one} nested in {other}"
             else:
                 relation = f"{one} {'crossed' if len(pairs) == possible else 'partially crossed'} with {other}"
+            anew = next((f"{a} in each {b}" for a, b in reused if {a, b} == {one, other}), "")
             rows.append(
-                (one, other, relation, len(a_labels), len(b_labels), len(pairs), possible, int((met > 1).sum()))
+                (one, other, relation, len(a_labels), len(b_labels), len(pairs), possible, int((met > 1).sum()), anew)
             )
         counts = ["inner groups", "outer groups", "pairs met", "pairs possible", "inner groups in several"]
-        return pd.DataFrame(rows, columns=["inner", "outer", "relation", *counts])
+        return pd.DataFrame(rows, columns=["inner", "outer", "relation", *counts, "numbered anew"])
 
     def reused(self) -> list[tuple[str, str]]:
         """Return pairs (inner, outer) of groupings where ids of `inner` look numbered anew in each unit of `outer`."""

@@ -85,7 +85,7 @@ def _structure_section(fit: Fit) -> Section:
     for inner, outer in reused_ids(factors):
         section.lines.append(
             f"each '{outer}' has '{inner}' numbered from the same first ones: if these are ids of its own, write "
-            f"({outer}/{inner})"
+            f"({outer}/{inner}), in equations [{outer}:{inner}]"
         )
     return section
 

@@ -224,6 +224,7 @@ MALFORMED = {
     "mathach = b0 + b1*(cses": ("line 1", "(", "never closed"),
     "mathach = b0 + b1*cses)": ("line 1", ")", "without '('"),
     "mathach = b0 - b1*cses": ("line 1", "b1*cses", "write + b1"),
+    "mathach = b0\nb0 = g00 + u0[]": ("line 2", "[]", "grouping column"),
     "mathach = b0 + b1*cses^2": ("line 1", "b0 + b1*cses^2", "no power"),
     "mathach = b0 + b1*lag(cses)": ("line 1", "lag", "unknown function"),
     "mathach = b0 + b1*log(foo)": ("line 1", "foo", "not a column"),

@@ -158,6 +158,9 @@ class _Line:
                 what = f"'{opening}' is never closed" if count > 0 else f"'{closing}' without '{opening}'"
                 place = self.masked.find(opening, self.right) if count > 0 else self.masked.rfind(closing)
                 self.fail(f"unbalanced brackets: {what}", max(place, 0))
+        if "[]" in self.masked:
+            place = self.masked.index("[]")
+            self.fail("in brackets stands a grouping column: u0[school]", place, place + 2)
         missing = re.search(r"[\w\])]\s+(?=[\w`(])|\d(?=[^\W\d_])|\)(?=\w)", self.masked[self.right :])
         if missing and ("comma" in message or "invalid" in message):
             self.fail("an operator is missing here: write b1*x for a product, + for a sum", self.right + missing.end())
