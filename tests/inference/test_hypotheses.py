@@ -334,6 +334,41 @@ def test_models_of_level_equations() -> None:
     assert F[0]["sector"] == pytest.approx(F[1]["sector"], rel=1e-6)
 
 
+def test_a_model_that_is_a_part_of_another() -> None:
+    """Steps of the ladder read their columns as the full model does."""
+    text = """
+        mAch = b0 + b1*cses
+        b0 = g00 + g01*meanses + g02*sector + u0[school]
+        b1 = g10 + g11*meanses + g12*sector + u1[school]
+    """
+    fits = hlm.Model.from_equations(text, frame("Hsb82")).ladder().fits
+    for fit in fits.values():
+        if len(fit.params) < 2:
+            continue
+        table = fit.anova("II", method="z").table
+        for term in table.index:
+            assert table.loc[term, "F"] == pytest.approx(fit.test(term, method="z").statistic) or ":" not in term
+        if "cses" in table.index:
+            at = {"meanses": 0.0, "sector": "Catholic"}
+            means = fit.marginal_means("cses", at={"cses": [0.0, 1.0], **at}).table["estimate"]
+            assert means[0] == pytest.approx(fit.params["Intercept"])
+            assert means[1] - means[0] == pytest.approx(fit.params["cses"])
+            assert fit.slopes("cses", at=at).table["estimate"][0] == pytest.approx(fit.params["cses"])
+
+
+def test_absorbed_intercepts() -> None:
+    """Degrees of freedom and tests are those of the regression with a dummy for each group."""
+    data = frame("Orthodont")
+    fit = hlm.cases.ancova(data, "distance", "Subject", "age").fit()
+    dummies = hlm.Model("distance ~ age + Subject", data).fit()
+    for method in ("satterthwaite", "kenward-roger", "between-within", "hlm"):
+        assert fit.inference(method).df["age"] == pytest.approx(dummies.df_resid)
+    assert fit.test("age").statistic == pytest.approx(dummies.test("age").statistic)
+    assert fit.anova("I").table.loc["age", "F"] == pytest.approx(dummies.anova("II").table.loc["age", "F"])
+    with pytest.raises(hlm.DesignError, match="intercepts of 'Subject' are absorbed"):
+        fit.marginal_means("age")
+
+
 def test_models_of_arrays() -> None:
     rng = np.random.default_rng(3)
     codes = np.repeat(np.arange(9), 6)

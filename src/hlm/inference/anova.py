@@ -12,7 +12,7 @@ from hlm.covariance import Matrix
 from hlm.errors import DataError
 from hlm.inference.fixed import Joint
 from hlm.inference.hypotheses import estimable
-from hlm.inference.terms import balanced, contains, fixed_terms
+from hlm.inference.terms import balanced, contains, encoder_of, fixed_terms
 from hlm.specification.columns import EncodedTerm
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def _hypotheses(fit: Fit, terms: list[EncodedTerm], kind: str) -> list[Matrix | 
     """L (r, p) of each term over the columns that are not aliased; None where they leave it without an estimate."""
     coordinates = fit._problem.coordinates
     p, kept = len(coordinates.kept), np.flatnonzero(coordinates.kept)
-    turned = balanced(fit.model)
+    # of a term that no other contains type II tests the coefficients themselves, however they are written
+    turned = np.eye(p) if kind == "I" or (kind == "II" and encoder_of(fit.model) is None) else balanced(fit.model)
     place = {int(c): i for i, c in enumerate(kept)}
     owned = {c for term in terms for c in term.columns}
     first = [c for c in range(p) if c not in owned]  # the intercept

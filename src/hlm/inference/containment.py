@@ -67,7 +67,7 @@ class BetweenWithin(_Counted):
             own = [design.names[c] for c in term.columns if design.names[c] in level]
             for name in own:
                 level[name] = max(level[other] for other in own)
-        groups = [1 if constant else 0, *(factor.size for factor in factors), design.nobs]
+        groups = [design.absorbed_count or (1 if constant else 0), *(factor.size for factor in factors), design.nobs]
         found = []
         for i in range(len(factors) + 1):
             own = [name for name in self.kept if level[name] == i and name not in constant]

@@ -129,14 +129,19 @@ class FormulaReader:
         return evaluate(self.formula.response, frame, state=self._response_state)
 
     @property
-    def fixed_encoder(self) -> Encoder:
-        """How the columns of the fixed part are built."""
-        assert self._fixed is not None
+    def fixed_encoder(self) -> Encoder | None:
+        """How the columns of the fixed part are built; None for a part of another model."""
         return self._fixed
+
+    @property
+    def numbers(self) -> set[str]:
+        """Variables of the fixed terms that are one number a row; see `Encoder.numbers`."""
+        assert self._fixed is not None
+        return self._fixed.numbers
 
     def variables(self, design: Design) -> dict[str, Variable]:
         """Describe the columns of the data that the fixed part and the offsets use; `design` is that of the fit."""
-        columns = dict(zip(design.names, design.columns, strict=True))
+        columns = {piece.name: piece.values for column in self.pieces for piece in column}
         return {
             name: of_numbers(columns[name], design.frequencies) if known is None else known
             for name, known in self._described.items()

@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from hlm.design import Column, Factor
+from hlm.design import Column, Design, Factor
 from hlm.specification.build import FormulaReader
 from hlm.specification.columns import Piece
 from hlm.specification.formula import Formula, Terms
 from hlm.specification.substitution import formula_text, random_term
+from hlm.specification.variables import Variable
 from hlm.structure import Codes
 
 Pieces = tuple[tuple[Piece, ...], ...]
@@ -47,6 +48,15 @@ class PartReader(FormulaReader):
         random = {name: tuple(whole.random_pieces[name][j] for j in own) for name, own in self._effects.items()}
         super().__init__(_formula(whole.formula, pieces, random))
         self.pieces, self.random_pieces, self.groupings = pieces, random, dict(groupings)
+
+    @property
+    def numbers(self) -> set[str]:
+        """Variables of the fixed terms that are one number a row."""
+        return self._whole.numbers
+
+    def variables(self, design: Design) -> dict[str, Variable]:
+        """Describe the columns of the data that new rows need: those of the whole model."""
+        return self._whole.variables(design)
 
     def fixed(self, new: Any) -> tuple[list[Column], list[Column], pd.Index]:
         """Return fixed columns and offsets of new rows, and their index."""
