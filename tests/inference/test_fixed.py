@@ -186,3 +186,37 @@ def test_what_cannot_be_answered_is_an_error() -> None:
         case.model().fit(reml=False).inference("kenward-roger")
     with pytest.raises(hlm.DataError, match="'free' or 'all'"):
         fit.inference("kenward-roger", boundary="none")
+
+
+def structured_data() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(11)
+    g = np.repeat(np.arange(14), rng.integers(3, 8, 14))
+    x = rng.normal(size=len(g))
+    u = rng.normal(size=(14, 2))
+    return {"y": x + u[g, 0] + u[g, 1] * x + rng.normal(size=len(g)), "x": x, "g": g}
+
+
+def test_a_structure_that_a_formula_can_write() -> None:
+    data = structured_data()
+    plain = hlm.Model("y ~ x + (x || g)", data).fit()
+    diagonal = hlm.Model("y ~ x + (x | g)", data, covariance={"g": "diagonal"}).fit()
+    for method in ("satterthwaite", "kenward-roger", "CR2"):
+        one, other = plain.inference(method).table(), diagonal.inference(method).table()
+        np.testing.assert_allclose(one[["se", "df"]], other[["se", "df"]], rtol=1e-5)
+
+
+def test_known_variances_are_no_parameters() -> None:
+    """σ known: Kenward-Roger and Satterthwaite with the variance of the intercepts alone, from dense algebra."""
+    fit = hlm.Model("y ~ x + (1 | g)", structured_data()).fit(fixed={"sigma": 1.3})
+    problem = dense(fit)
+    C, P, Q = products(problem)
+    expected, observed = (problem.second(kind)[0, 0] for kind in ("expected", "observed"))
+    adjusted = C + 2 * C @ (2 / expected * (Q[0, 0] - P[0] @ C @ P[0])) @ C
+    np.testing.assert_allclose(fit.inference("kenward-roger").cov_params(), adjusted, rtol=1e-6, atol=1e-10)
+    g = -np.diag(C @ P[0] @ C)
+    for method, second in (("kenward-roger", expected), ("satterthwaite", observed)):
+        np.testing.assert_allclose(fit.inference(method).df, 2 * np.diag(C) ** 2 / (g**2 * 2 / second), rtol=1e-5)
+    everything = hlm.Model("y ~ x + (1 | g)", structured_data()).fit(fixed={"sigma": 1.3, "g": 0.8})
+    view = everything.inference("satterthwaite")
+    assert np.isinf(view.df).all()
+    np.testing.assert_allclose(view.cov_params(), everything.inference("kenward-roger").cov_params(), rtol=1e-12)
