@@ -143,6 +143,24 @@ class Template:
             out.append((rows, cols))
         return out
 
+    @cached_property
+    def places(self) -> dict[tuple[int, int, int], int]:
+        """Place of each (factor, i, j), i ≥ j, among the entries of all D: factors leaves first, see `triangles`."""
+        entries = [(k, int(i), int(j)) for k in self.order for i, j in zip(*self.triangles[k], strict=True)]
+        return {entry: place for place, entry in enumerate(entries)}
+
+    def entries_of(self, matrices: Sequence[Matrix]) -> Matrix:
+        """Return the entries (m_D,) of symmetric matrices, one per factor in the order of the formula."""
+        return np.concatenate([np.zeros(0), *(matrices[k][self.triangles[k]] for k in self.order)])
+
+    def packed(self, matrices: Sequence[Matrix]) -> Matrix:
+        """Return ⟨matrix, E_a⟩ for the entries (m_D,), of symmetric matrices of the factors, leaves first."""
+        parts = [np.zeros(0)]
+        for k, matrix in zip(self.order, matrices, strict=True):
+            rows, cols = self.triangles[k]
+            parts.append(matrix[rows, cols] * np.where(rows == cols, 1.0, 2.0))
+        return np.concatenate(parts)
+
 
 def make_template(factors: tuple[Factor, ...], order: tuple[int, ...]) -> Template:
     """Lay out θ for the factors of a design."""

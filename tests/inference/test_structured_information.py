@@ -112,3 +112,28 @@ def test_directions_without_meaning_are_refused() -> None:
     fit = hlm.Model.from_arrays(Y, X, [hlm.Random(CODES, Z, covariance="cs")]).fit()
     with pytest.raises(hlm.DesignError, match="boundary='all' has no meaning"):
         fit.information("expected", "all")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_satterthwaite_is_that_of_the_dense_likelihood(case: str) -> None:
+    """df = 2 (l'Cl)² / (g'Ag): A from second differences, g from differences of C = (X'V⁻¹X)⁻¹."""
+    structure, held, make, read = CASES[case]
+    fit = hlm.Model.from_arrays(Y, X, [hlm.Random(CODES, Z, covariance=structure)]).fit(**held)
+    z = np.array(read(fit.covariances["g"].to_numpy(), fit.sigma**2))
+
+    def covariance(at: np.ndarray) -> np.ndarray:
+        T, s = make(at)
+        V = s * np.eye(N) + (Z @ T @ Z.T) * (CODES[:, None] == CODES)
+        return np.linalg.inv(X.T @ np.linalg.solve(V, X))
+
+    def value(at: np.ndarray) -> float:
+        T, s = make(at)
+        return criterion_at(Y, X, [(Z, CODES, T)], s, True)
+
+    A, slopes = 2 * np.linalg.inv(second(value, z)), []
+    for a, h in enumerate(1e-5 * np.maximum(np.abs(z), 0.1)):
+        step = h * (np.arange(len(z)) == a)
+        slopes.append(np.diag(covariance(z + step) - covariance(z - step)) / (2 * h))
+    C, g = np.diag(covariance(z)), np.array(slopes)
+    expected = 2 * C**2 / np.einsum("ai,ab,bi->i", g, A, g)
+    np.testing.assert_allclose(fit.inference("satterthwaite").df, expected, rtol=1e-4)

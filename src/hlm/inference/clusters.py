@@ -219,7 +219,7 @@ def _batch(rows: Rows, lo: int, N: Matrix, M: Matrix, kind: str) -> _Part:
         q = B.shape[2]
         clusters.append(np.repeat(np.arange(lo, lo + count), q))
         places.append((rows.offsets[k] + met[:, None] * q + np.arange(q)).reshape(-1))
-        Y.append((np.swapaxes(B, 1, 2) @ a).reshape(-1, p))
+        Y.append((np.swapaxes(B, 1, 2) @ a).reshape(count * q, p))
     return (
         (across @ e[:, :, None])[:, :, 0],
         across @ a,
@@ -258,8 +258,8 @@ def _one_by_one(rows: Rows, M: Matrix, kind: str) -> Iterator[_Part]:
             q = own_Z.shape[1]
             present, sums = _by_level(met, own_Z, np.hstack([a, H]))
             places.append((rows.offsets[k] + present[:, None] * q + np.arange(q)).reshape(-1))
-            Y.append(sums[:, :, :p].reshape(-1, p))
-            both = sums[:, :, p:].reshape(-1, p)
+            Y.append(sums[:, :, :p].reshape(len(present) * q, p))
+            both = sums[:, :, p:].reshape(len(present) * q, p)
             inside += both.T @ both
         place = np.concatenate(places)
         yield (

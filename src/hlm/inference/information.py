@@ -146,7 +146,8 @@ def information(fit: Fit, kind: str = "observed", boundary: str = "free") -> Var
     R = units @ found.entries
     back = np.linalg.pinv(R, rcond=1e-10)
     names = parameter_names(fit._problem)
-    rank = int(np.linalg.matrix_rank(R / np.maximum(np.abs(R).max(axis=1, keepdims=True), 1e-300), tol=1e-8))
+    size = np.maximum(np.abs(R).max(axis=1, keepdims=True, initial=0.0), 1e-300)
+    rank = int(np.linalg.matrix_rank(R / size, tol=1e-8)) if R.shape[1] else 0
     return VarianceInformation(
         kind,
         pd.Series(units @ np.r_[s * found.D, s], index=names, name="estimate"),
@@ -183,7 +184,7 @@ def curvature(problem: Problem, criterion: Objective, kind: str = "observed", bo
         raise DataError("observed information has no meaning across the boundary: ask for 'expected' or 'average'")
     template, s, nu = problem.template, criterion.sigma2, criterion.freedom
     theta = np.array(criterion.theta)
-    D = entries_of(template, [L @ L.T for L in problem.space.factors_of(theta)])
+    D = template.entries_of([L @ L.T for L in problem.space.factors_of(theta)])
     if isinstance(criterion, VarianceCriterion):
         return _structured(problem, criterion, kind, boundary, D)
     J = inside_blocks(template) if boundary == "all" else jacobian(template, theta)
@@ -241,8 +242,8 @@ def _second_in_D(criterion: Criterion, template: Template, kind: str) -> tuple[M
     moments = criterion.moments()
     if kind == "expected":
         products = criterion.quadratic_forms()[2]
-        return products, packed(template, [post for post, _ in moments]) / s
-    outer = packed(template, [own for _, own in moments])
+        return products, template.packed([post for post, _ in moments]) / s
+    outer = template.packed([own for _, own in moments])
     criterion.derivatives("average")
     second = criterion.second_derivatives[: len(outer), : len(outer)]
     return second + np.outer(outer, outer) / (nu * s * s), outer / (s * s)
@@ -251,7 +252,7 @@ def _second_in_D(criterion: Criterion, template: Template, kind: str) -> tuple[M
 def _observed(problem: Problem, criterion: Criterion, J: Matrix, exact: bool) -> tuple[Matrix, Matrix, float]:
     """Return exact second derivatives in θ and in θ and σ², and their relative error."""
     s, nu = criterion.sigma2, criterion.freedom
-    mixed = J.T @ packed(problem.template, [own for _, own in criterion.moments()]) / (s * s)
+    mixed = J.T @ problem.template.packed([own for _, own in criterion.moments()]) / (s * s)
     if exact:
         profiled, error = criterion.derivatives("observed")[1], 0.0
     else:
@@ -294,37 +295,9 @@ def differences(criterion: Criterion) -> tuple[Matrix, float]:
 # ---- entries of D and T ---------------------------------------------------------------------------------------------
 
 
-def entries_of(template: Template, matrices: list[Matrix]) -> Matrix:
-    """Return the entries (m_D,) of symmetric matrices, one per factor in the order of the formula, leaves first."""
-    parts = [np.zeros(0)]
-    for k in template.order:
-        rows, cols = template.triangles[k]
-        parts.append(matrices[k][rows, cols])
-    return np.concatenate(parts)
-
-
-def packed(template: Template, matrices: list[Matrix]) -> Matrix:
-    """Return ⟨matrix, E_a⟩ (m_D,) for matrices of the factors, leaves first."""
-    parts = [np.zeros(0)]
-    for k, matrix in zip(template.order, matrices, strict=True):
-        rows, cols = template.triangles[k]
-        parts.append(matrix[rows, cols] * np.where(rows == cols, 1.0, 2.0))
-    return np.concatenate(parts)
-
-
-def places(template: Template) -> dict[tuple[int, int, int], int]:
-    """Place of each (factor, i, j), i ≥ j, among the entries of all D."""
-    out, at = {}, 0
-    for k in template.order:
-        for i, j in zip(*template.triangles[k], strict=True):
-            out[k, int(i), int(j)] = at
-            at += 1
-    return out
-
-
 def inside_blocks(template: Template) -> Matrix:
     """(m_D, m) selection of the entries of D that the model estimates, in the order of θ."""
-    place = places(template)
+    place = template.places
     out = np.zeros((len(place), template.m))
     for t, owner in enumerate(template.owners):
         out[place[owner], t] = 1.0
@@ -333,7 +306,7 @@ def inside_blocks(template: Template) -> Matrix:
 
 def jacobian(template: Template, theta: Matrix) -> Matrix:
     """(m_D, m) derivatives of the entries of all D in θ: dD = dΛ Λ' + Λ dΛ'."""
-    place = places(template)
+    place = template.places
     out = np.zeros((len(place), template.m))
     matrices = template.factors_of(theta)
     for t, (k, i, j) in enumerate(template.owners):
@@ -345,7 +318,7 @@ def jacobian(template: Template, theta: Matrix) -> Matrix:
 def user_units(problem: Problem) -> Matrix:
     """(m + 1, m_D + 1) map from the engine's entries of T and σ² to the user's; see `parameter_names`."""
     template, scale = problem.template, problem.coordinates.scale
-    place = places(template)
+    place = template.places
     out = np.zeros((template.m + 1, len(place) + 1))
     for t, (k, i, j) in enumerate(template.owners):
         M = problem.maps[k]

@@ -54,14 +54,14 @@ def icc(fit: Fit, alpha: float = 0.05) -> pd.DataFrame:
         raise DesignError("a model without groups has no intraclass correlation")
     _, random, residual = variance_parts(fit)
     total = sum(random.values()) + residual
-    covariance = information(fit).covariance.to_numpy() if problem.variances is None else None
+    covariance = information(fit).covariance.to_numpy()
     rows = {}
     hierarchy = problem.statistics.hierarchy
     for position, k in enumerate(hierarchy.factors):
         factor = design.factors[k]
         above = hierarchy.factors[position : hierarchy.peeled] if position < hierarchy.peeled else (k,)
         value = sum(random[design.factors[j].name] for j in above) / total
-        se = np.nan if covariance is None else _error(problem, set(above), value, total, covariance)
+        se = _error(problem, set(above), value, total, covariance)
         lower, upper = _limits(fit, value, se, z)
         count = np.bincount(factor.codes, design.frequencies, factor.size)
         size = float((count**2).sum() / count.sum())
@@ -103,8 +103,7 @@ def _limits(fit: Fit, value: float, se: float, z: float) -> tuple[float, float]:
     if not np.isnan(se):
         middle, half = np.log(value / (1 - value)), z * se / (value * (1 - value))
         return tuple(float(1 / (1 + np.exp(-x))) for x in (middle - half, middle + half))  # type: ignore[return-value]
-    template = fit._problem.template
-    if value > NOTHING or template.m != 1:
+    if value > NOTHING or fit._problem.variances is not None or fit._problem.template.m != 1:
         return (0.0 if value <= NOTHING else np.nan), np.nan
     return 0.0, _upper(fit, z)
 

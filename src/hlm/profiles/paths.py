@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hlm.criterion import Problem
-from hlm.inference.information import entries_of, packed
 from hlm.sides import transformed
 from hlm_ext.criterion import Criterion
 from hlm_ext.linear import lower_factor, lower_root
@@ -86,14 +85,14 @@ class PathCriterion:
         else:
             criterion.derivatives(information)
             moments = criterion.moments()
-            outer = packed(template, [own for _, own in moments])
-            G = packed(template, [post - own / v for post, own in moments])
+            outer = template.packed([own for _, own in moments])
+            G = template.packed([post - own / v for post, own in moments])
             second = criterion.second_derivatives + np.outer(outer, outer) / (nu * s * s)
             if information == "observed":  # 2 f'Pf/s - tr(PVPV), of which the first is in units of v here
                 second = (second + criterion.trace_products) * (s / v) - criterion.trace_products
             else:
                 second = second * (s / v)
-            D = entries_of(template, [L @ L.T for L in self.engine])
+            D = template.entries_of([L @ L.T for L in self.engine])
         count = len(self.theta)
         free = self.path.sigma is None
         changes = [(k, self.inverse_maps[k] @ direction / self.sigma) for k, direction in self.path.directions]
@@ -120,7 +119,7 @@ class PathCriterion:
         """Entries of all D of half + half' in factor k."""
         matrices = [np.zeros((factor.width, factor.width)) for factor in self.problem.template.factors]
         matrices[k] = half + half.T
-        return entries_of(self.problem.template, matrices)
+        return self.problem.template.entries_of(matrices)
 
 
 def roots_at(path: Path, theta: Matrix) -> list[Matrix]:

@@ -67,12 +67,16 @@ class Parameter:
     step: float
 
 
+def is_restricted(fit: Fit) -> bool:
+    """Whether there are covariance structures, known values or constraints, which profiles do not keep to."""
+    asked = fit._problem.restrictions
+    return fit._problem.variances is not None or (asked is not None and bool(asked.beta))
+
+
 def parameters(fit: Fit) -> list[Parameter]:
-    """Return the parameters of a fit that have a profile: variances, and by ML the fixed effects."""
+    """Return the parameters of a fit: variances, and by ML the fixed effects."""
     out = []
     problem = fit._problem
-    if problem.variances is not None or (problem.restrictions is not None and problem.restrictions.beta):
-        raise DesignError("profiles are not offered with covariance structures, known values or constraints")
     for k, factor in enumerate(problem.design.factors):
         T = fit.covariances[factor.name].to_numpy()
         sd = np.sqrt(np.maximum(np.diag(T), 0.0))
@@ -323,7 +327,11 @@ def chosen(fit: Fit, names: list[str] | str | None) -> list[Parameter]:
     ------
     DataError
         For a name that has no profile, listing those that have one.
+    DesignError
+        With covariance structures, known values or constraints.
     """
+    if is_restricted(fit):
+        raise DesignError("profiles are not offered with covariance structures, known values or constraints")
     every = {parameter.name: parameter for parameter in parameters(fit)}
     if names is None:
         return list(every.values())

@@ -38,12 +38,15 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald") -> pd.Da
     DataFrame
         One row for each parameter ("sd(x | g)", "cor(x, z | g)", "sigma"): estimate, se, lower, upper, and in "note"
         what was done where normal theory does not hold. On the boundary (a standard deviation of zero, a correlation of
-        ±1) there is no standard error; the interval is that of the profile then, closed at the boundary.
+        ±1) there is no standard error; the interval is that of the profile then, closed at the boundary. What is known
+        has a standard error of zero.
 
     Raises
     ------
     DataError
         For another method or alpha.
+    DesignError
+        For profiles with covariance structures, known values or constraints.
     """
     if method not in METHODS:
         raise DataError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
@@ -58,8 +61,11 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald") -> pd.Da
             boundary.append(parameter.name)
         se = np.nan if gradient is None else _error(gradient, found.covariance.to_numpy())
         low, high = _limits(parameter, se, z)
-        rows[parameter.name] = [parameter.estimate, se, low, high, ""]
-    if boundary:
+        rows[parameter.name] = [parameter.estimate, se, low, high, "known" if se == 0 else ""]
+    if boundary and method == "wald" and profile.is_restricted(fit):
+        for name in boundary:
+            rows[name][4] = "on the boundary: no interval"
+    elif boundary:
         usual = "" if method == "profile" else "on the boundary: profile likelihood"
         for name, lower, upper, note in profile.intervals(fit, boundary, alpha).drop(columns="estimate").itertuples():
             rows[str(name)][2:] = [lower, upper, note or usual]

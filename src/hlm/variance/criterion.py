@@ -125,11 +125,11 @@ class VarianceCriterion:
         nu, own = inner.freedom, inner.sigma2
         moments = inner.moments()
         if kind == "expected":
-            inner.quadratic_forms()
-            return inner.trace_products, self._linear([post for post, _ in moments]) / s, nu / s**2
-        outer = self._linear([own for _, own in moments])
+            products = inner.quadratic_forms()[2]
+            return products, self.variances.template.packed([post for post, _ in moments]) / s, nu / s**2
+        outer = self.variances.template.packed([own for _, own in moments])
         inner.derivatives("average")
-        second = inner.second_derivatives + np.outer(outer, outer) / (nu * own * own)
+        second = inner.second_derivatives[: len(outer), : len(outer)] + np.outer(outer, outer) / (nu * own * own)
         return own / s * second, outer / s**2, inner.residual / s**3
 
     def _in_D(self, information: str) -> tuple[list[Matrix], Matrix, Matrix, float, float]:
@@ -145,7 +145,7 @@ class VarianceCriterion:
         if variances.profiled:
             return cone, second, np.zeros(inner.forest.m), 0.0, 0.0
         nu, r2, own = inner.freedom, inner.residual, inner.sigma2
-        post, outer = (self._linear([pair[i] for pair in moments]) for i in (0, 1))
+        post, outer = (self.variances.template.packed([pair[i] for pair in moments]) for i in (0, 1))
         slope = nu / s - r2 / s**2
         if information == "expected":
             return cone, inner.trace_products, post / s, slope, nu / s**2
@@ -155,14 +155,6 @@ class VarianceCriterion:
             return cone, own / s * second, 0.5 * (outer / s + post) / s, slope, r2 / s**3
         products = inner.trace_products
         return cone, own / s * (second + products) - products, outer / s**2, slope, 2 * r2 / s**3 - nu / s**2
-
-    def _linear(self, matrices: list[Matrix]) -> Matrix:
-        """Return ⟨matrix, E_a⟩ for the entries of all D, factors leaves first."""
-        out = []
-        for k, matrix in zip(self.variances.template.order, matrices, strict=True):
-            rows, cols = self.variances.template.triangles[k]
-            out.append(matrix[rows, cols] * np.where(rows == cols, 1.0, 2.0))
-        return np.concatenate([*out, np.zeros(0)])
 
     def _ambient(self, information: str) -> tuple[Matrix, Matrix]:
         """Return gradient and Hessian in all of x, as if there were no conditions."""
@@ -225,14 +217,9 @@ def _symmetric(half: Matrix) -> Matrix:
 
 def _places(variances: Variances) -> list[Any]:
     """For each part: where the lower triangle of its D, row by row, stands among the entries of all D."""
-    offsets, at = {}, 0
-    for k in variances.template.order:
-        rows, cols = variances.template.triangles[k]
-        offsets[k] = {(int(i), int(j)): at + a for a, (i, j) in enumerate(zip(rows, cols, strict=True))}
-        at += len(rows)
-    out = []
+    place, out = variances.template.places, []
     for part in variances.parts:
         rows, cols = np.tril_indices(len(part.block))
         pairs = [(part.block[i], part.block[j]) for i, j in zip(rows, cols, strict=True)]
-        out.append(np.array([offsets[part.factor][max(p), min(p)] for p in pairs], dtype=np.intp))
+        out.append(np.array([place[part.factor, max(pair), min(pair)] for pair in pairs], dtype=np.intp))
     return out
