@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -16,19 +16,8 @@ from hlm import saved
 from hlm.absorb import group_intercepts
 from hlm.comparison.homogeneity import Homogeneity, homogeneity
 from hlm.criterion import Problem
-from hlm.empirical_bayes import coefficients as _coefficients
-from hlm.empirical_bayes import new_groups as _new_groups
-from hlm.empirical_bayes import ranks as _ranks
-from hlm.empirical_bayes import reliability as _reliability
-from hlm.empirical_bayes.coefficients import GroupCoefficients
-from hlm.empirical_bayes.new_groups import NewGroups
-from hlm.empirical_bayes.ols import GroupOLS, group_ols
-from hlm.empirical_bayes.ranks import Ranks
-from hlm.empirical_bayes.residual_tables import group_table, row_table
-from hlm.error_structure import pooling
-from hlm.error_structure import variance_function as _variance_function
-from hlm.error_structure.pooling import Poolings
-from hlm.error_structure.standard_errors import standard_errors
+from hlm.empirical_bayes.methods import EmpiricalBayesMethods
+from hlm.error_structure.methods import ErrorStructureMethods
 from hlm.estimation import estimate
 from hlm.inference.distributions import checked_alpha
 from hlm.inference.fixed import Inference
@@ -54,7 +43,7 @@ if TYPE_CHECKING:
     from hlm.model import Model
 
 
-class Fit:
+class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
     """Result of `Model.fit`.
 
     A Fit refers to its model and copies no data. Names follow statsmodels where it has one. Tables are pandas objects
@@ -399,78 +388,6 @@ class Fit:
                 both[effect] = table[effect] + (fixed[effect] if effect in fixed.index else 0.0)
             out[name] = both
         return out
-
-    # ---- empirical Bayes: see hlm.empirical_bayes -------------------------------------------------------------------
-
-    def empirical_bayes(self, factor: str, *, theta_uncertainty: bool = False) -> GroupCoefficients:
-        """Return β̂_j = 𝐙_j γ̂ + û_j of a factor's groups with covariances; see `coefficients.empirical_bayes`."""
-        return _coefficients.empirical_bayes(self, factor, theta_uncertainty)
-
-    def ols(self, factor: str) -> GroupOLS:
-        """Return each group fitted by itself, and the level-2 regressions of that; see `ols.group_ols`."""
-        return group_ols(self, factor)
-
-    def reliability(self, kind: str = "hlm") -> pd.DataFrame:
-        """Return the average reliability of each random coefficient; see `reliability.reliabilities`."""
-        return _reliability.reliability(self, kind)
-
-    def reliabilities(self, factor: str, kind: str = "hlm") -> pd.DataFrame:
-        """Return the reliability of each random coefficient of each group; see `reliability.reliabilities`."""
-        return _reliability.reliabilities(self, factor, kind)
-
-    def variance_tests(self) -> pd.DataFrame:
-        """Return HLM's chi-square test of each variance; see `reliability.variance_tests`."""
-        return _reliability.variance_tests(self)
-
-    def residual_table(self, factor: str | None = None) -> pd.DataFrame:
-        """Return HLM's residual file of a factor's groups, or of the rows; see `residual_tables`."""
-        return row_table(self) if factor is None else group_table(self, factor)
-
-    def score_groups(self, new: Any, *, weights: Any = None, seen: str = "error") -> dict[str, NewGroups]:
-        """Return empirical Bayes estimates of unseen groups from their rows; see `new_groups.score_groups`."""
-        return _new_groups.score_groups(self, new, weights, seen)
-
-    def score_stream(self, chunks: Iterable[Any], *, seen: str = "error") -> Iterator[dict[str, NewGroups]]:
-        """Yield the estimates of `score_groups` chunk by chunk; see `new_groups.score_stream`."""
-        return _new_groups.score_stream(self, chunks, seen)
-
-    def ranks(self, factor: str, effect: str = "Intercept", **options: Any) -> Ranks:
-        """Return the probability of each rank of each group; options of `ranks.ranks`."""
-        return _ranks.ranks(self, factor, effect, **options)
-
-    def comparisons(self, factor: str, effect: str = "Intercept", **options: Any) -> pd.DataFrame:
-        """Return differences between groups with joint standard errors; options of `ranks.comparisons`."""
-        return _ranks.comparisons(self, factor, effect, **options)
-
-    def comparison_intervals(self, factor: str, effect: str = "Intercept", **options: Any) -> pd.DataFrame:
-        """Return intervals whose overlap tells groups apart; options of `ranks.comparison_intervals`."""
-        return _ranks.comparison_intervals(self, factor, effect, **options)
-
-    # ---- error structure: see hlm.error_structure -------------------------------------------------------------------
-
-    def variance_function(self, at: Any = None) -> pd.DataFrame:
-        """Return Var(Y | x) level by level, and intraclass correlations; see `variance_function`."""
-        return _variance_function.variance_function(self, at)
-
-    def within_covariance(self, factor: str, at: Any, other: Any) -> pd.DataFrame:
-        """Return Cov(Y, Y' | x, x') of two rows of one group; see `variance_function.within_covariance`."""
-        return _variance_function.within_covariance(self, factor, at, other)
-
-    def least_variance(self, effect: str, at: Any = None) -> pd.Series:
-        """Return the x at which Var(Y | x) is least; see `variance_function.least_variance`."""
-        return _variance_function.least_variance(self, effect, at)
-
-    def standard_errors(self, cluster: str | None = None) -> pd.DataFrame:
-        """Return naive, robust and model-based standard errors, design effects; see `standard_errors`."""
-        return standard_errors(self, cluster)
-
-    def poolings(self, effects: Sequence[str] | None = None) -> Poolings:
-        """Return pooled, between, within, no-pooling and HLM estimates of γ; see `pooling.poolings`."""
-        return pooling.poolings(self, effects)
-
-    def ml_bias(self) -> pd.DataFrame:
-        """Return variance components by ML beside those by REML; see `pooling.ml_bias`."""
-        return pooling.ml_bias(self)
 
     # ---- rows -----------------------------------------------------------------------------------------------------
 
