@@ -51,3 +51,16 @@ def test_more_random_effects_than_rows(reml: bool) -> None:
             moved[i, j] += step * L[i, i]
             assert value(moved @ moved.T, sigma2) > at + 1e-8
     assert all(value(T, sigma2 * factor) > at + 1e-8 for factor in (0.99, 1.01))
+
+
+@pytest.mark.parametrize(
+    "formula", ["y ~ 1 + (1 | a)", "y ~ x + (1 | a)", "y ~ x + (x | a)", "y ~ x + (1 | a) + (1 | b)"]
+)
+@pytest.mark.parametrize("method", ["newton", "fisher"])
+def test_response_that_is_constant_within_groups(formula: str, method: str) -> None:
+    """σ goes to zero and the likelihood rises for ever: an error, not the point where the digits end."""
+    rng = np.random.default_rng(3)
+    data = {"a": np.repeat(np.arange(15), 20), "b": rng.integers(0, 8, 300), "x": rng.normal(size=300)}
+    data["y"] = data["a"] % 7 + 0.0
+    with pytest.raises(hlm.DegenerateError, match="'y' is constant within every level of 'a'"):
+        hlm.Model(formula, data).fit(method=method)

@@ -276,7 +276,7 @@ def test_numbers_that_start_anew_are_pointed_out() -> None:
 
 def test_response_constant_within_groups_has_no_maximum() -> None:
     y = np.repeat(np.random.default_rng(0).normal(size=10), 5)
-    with pytest.raises(hlm.NumericalError, match="'y' is constant within every level of 'g'"):
+    with pytest.raises(hlm.DegenerateError, match="'y' is constant within every level of 'g'"):
         hlm.Model.from_arrays(y, np.ones((50, 1)), [hlm.Random(np.arange(50) // 5)]).fit()
 
 

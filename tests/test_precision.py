@@ -11,6 +11,7 @@ import hlm
 from hlm.scaling import PASSES
 
 from .dense import Case, make_case
+from .long_double import Term, criterion
 
 
 def fitted(case: Case, reml: bool = True) -> hlm.Fit:
@@ -137,3 +138,20 @@ def test_fit_that_went_over_to_rows_pickles() -> None:
     assert again.criterion == fit.criterion
     np.testing.assert_array_equal(again.params, fit.params)
     np.testing.assert_array_equal(again.random_effects["f0"], fit.random_effects["f0"])
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="long double is float64 on this platform")
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("offset", [2e3, 1e5, 1e6])
+def test_reported_covariances_far_from_zero_keep_a_variance_of_zero(offset: float, seed: int) -> None:
+    """Rounding each entry of T on its own costs up to 1e-4 of the criterion here: see `hlm.rounding`."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(20), 6)
+    x = rng.normal(size=120)
+    X = np.column_stack([np.ones(120), offset + x])
+    y = 1 + x + np.column_stack([np.ones(120), x]) @ [0.0, 1.0] * rng.normal(size=20)[groups] + rng.normal(size=120)
+    fit = hlm.Model.from_arrays(y, X, [hlm.Random(groups, X)]).fit()
+    assert fit.converged
+    at = criterion(y, X, [Term(groups, X, fit.covariances["g"].to_numpy())], fit.sigma**2, True)
+    # long double itself resolves variances in T to 1e-19 of its largest entry
+    assert fit.criterion == pytest.approx(at, abs=1e-8 + 1e-17 * offset**2)

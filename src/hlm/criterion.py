@@ -173,7 +173,7 @@ class Problem:
 
         Raises
         ------
-        NumericalError
+        DegenerateError
             If random and fixed effects together reproduce the response.
         """
         coordinates, hierarchy = self.coordinates, self.statistics.hierarchy
@@ -191,13 +191,13 @@ class Problem:
         return RootForest(coordinates.blocks, list(hierarchy.children), coordinates.total, roots, rests, noise * noise)
 
     def explain(self, error: KernelError) -> NumericalError:
-        """Turn a kernel's failure into an error that names the group."""
+        """Turn a kernel's failure into an error that names the group, or says why the likelihood has no maximum."""
         design = self.design
         y = design.response
         for factor in design.factors:
             first = design.y[first_rows(factor.codes, factor.size)]
             if factor.between is None and np.array_equal(first[factor.codes], design.y):
-                return NumericalError(
+                return DegenerateError(
                     f"'{y}' is constant within every level of '{factor.name}'; the likelihood has no maximum", column=y
                 )
         if error.factor >= 0:
@@ -208,7 +208,7 @@ class Problem:
             )
         if error.reason != "not finite" and any(factor.between is not None for factor in design.factors):
             return self.without_residual()
-        return NumericalError(
+        return DegenerateError(
             f"'{y}' is reproduced by the model to the last digits: the likelihood has no maximum ({error.reason})",
             column=y,
         )

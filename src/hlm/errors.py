@@ -63,11 +63,11 @@ class DesignError(HLMError, ValueError):
 
 
 class NumericalError(HLMError, ArithmeticError):
-    """A kernel met numbers it cannot go on with: a response fitted without residual, overflow."""
+    """A computation met numbers it cannot go on with: overflow, a block not positive definite, a failed search."""
 
 
 class DegenerateError(NumericalError, ValueError):
-    """A likelihood without a maximum: a response that is constant, or reproduced without residual."""
+    """A likelihood without a maximum: a response constant, constant within groups, or reproduced without residual."""
 
 
 class RankDeficientWarning(UserWarning):

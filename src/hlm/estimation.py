@@ -21,9 +21,11 @@ METHODS = ("newton", "fisher", "em", "ecme")
 ESCAPES = 5
 # Degrees of freedom beside those of all effects up to which a second optimum is looked for, and where.
 FEW = 100
+SIZES = [10.0 ** (j / 2) for j in range(-2, 14)]
 # Standard deviation of effects, in units of σ, that only a likelihood which rises for ever leads to.
 NO_RESIDUAL_ABOVE = 1e4
-SIZES = [10.0 ** (j / 2) for j in range(-2, 14)]
+# Multiples of a θ that is no optimum, at which a likelihood that rises for ever is looked for.
+FARTHER = (10.0, 1e3, 1e6, 1e9, 1e12)
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,30 @@ def estimate(problem: Problem, reml: bool, method: str, max_iter: int | None, ac
     try:
         criterion = problem.criterion(reml)
         trace, certificate = _minimize(problem, criterion, method, max_iter, accelerate)
+        if not certificate.holds and problem.variances is None:
+            _go_on(criterion)
     except KernelError as error:
         raise problem.explain(error) from None
     if not _has_residual(problem, criterion):
         raise problem.without_residual()
     return Estimate(criterion, criterion.last, certificate, trace)
+
+
+def _go_on(criterion: Objective) -> None:
+    """Look farther along θ as long as the criterion falls: a search may have ended on the way to a kernel's failure.
+
+    Raises
+    ------
+    KernelError
+        Where the criterion has no value any more: the likelihood has no maximum.
+    """
+    found, lowest = np.array(criterion.theta), criterion.last
+    for factor in FARTHER:
+        value = criterion.value(factor * found)
+        if value >= lowest:
+            break
+        lowest = value
+    criterion.value(found)
 
 
 def _has_residual(problem: Problem, criterion: Objective) -> bool:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm import effects as _effects
-from hlm import saved
+from hlm import rounding, saved
 from hlm.absorb import group_intercepts
 from hlm.comparison.homogeneity import Homogeneity, homogeneity
 from hlm.criterion import Problem
@@ -291,11 +291,11 @@ class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
     @cached_property
     def covariances(self) -> dict[str, pd.DataFrame]:
         """T of each grouping factor: covariance matrix of its random effects, in units of the response."""
-        out = {}
-        for factor, root in zip(self.model.design.factors, self._roots(self._point), strict=True):
-            names = list(factor.effects)
-            out[factor.name] = pd.DataFrame(self.sigma**2 * (root @ root.T), index=names, columns=names)
-        return out
+        matrices = rounding.covariances(self._problem, self._point, self.sigma)
+        return {
+            factor.name: pd.DataFrame(T, index=list(factor.effects), columns=list(factor.effects))
+            for factor, T in zip(self.model.design.factors, matrices, strict=True)
+        }
 
     @property
     def is_singular(self) -> bool:

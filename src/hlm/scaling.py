@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hlm.design import Factor
-from hlm.errors import NumericalError
+from hlm.errors import DegenerateError, DesignError
 from hlm.statistics import EPSILON, Statistics
 from hlm_ext.criterion import LOST, LOST_PER_ROW
 from hlm_ext.gather import transform
@@ -112,7 +112,7 @@ def _random_basis(s: Statistics, k: int, factor: Factor, last: bool) -> tuple[Ma
         )
         if not (state == 1 if last else state > 0).all():
             name = factor.effects[block[int(np.argmin(state == 1))]]
-            raise NumericalError(
+            raise DesignError(
                 f"'{name}' and other columns that vary over '{factor.name}' cannot be told apart: leave one out",
                 column=name,
             )
@@ -143,7 +143,7 @@ def _coordinates(s: Statistics, factors: list[Factor], response: str, last: bool
     noise = NO_RESIDUAL * float(np.abs(residual) @ s.noise)
     few = not (sure.all() and rss > TELLING * size)
     if not size > noise**2 or (not rss > noise**2 and (last or not few)):
-        raise NumericalError(
+        raise DegenerateError(
             f"'{response}' is reproduced exactly by the fixed effects: nothing is left to model", column=response
         )
     scale = math.sqrt(max(rss, TELLING * size) / s.n)
@@ -204,8 +204,10 @@ def to_coordinates(s: Statistics, factors: list[Factor], response: str) -> tuple
 
     Raises
     ------
-    NumericalError
-        If the fixed part reproduces the response, or random columns are dependent.
+    DegenerateError
+        If the fixed part reproduces the response.
+    DesignError
+        If random columns are dependent.
     """
     coordinates, few = _coordinates(s, factors, response, last=False)
     for count in range(1, PASSES):
