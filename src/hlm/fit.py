@@ -27,7 +27,7 @@ from hlm.measures.conditional import ConditionalAIC, conditional_aic
 from hlm.measures.explained import r_squared
 from hlm.measures.intraclass import icc
 from hlm.notation import show_equations
-from hlm.prediction import linear_predictor, predict
+from hlm.prediction import linear_predictor, predict, predict_interval
 from hlm.profiles.profile import fixed_intervals, profile_table
 from hlm.profiles.table import variance_table
 from hlm.simulation import simulate, simulator_of
@@ -394,7 +394,7 @@ class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
     @property
     def fittedvalues(self) -> pd.Series:
         """Xγ̂ + Zû + offset (N,), over the rows of the input; NaN where a row was dropped."""
-        return self.predict().rename("fittedvalues")
+        return predict(self, None, "all", "error").rename("fittedvalues")
 
     @property
     def resid(self) -> pd.Series:
@@ -402,7 +402,17 @@ class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
         design = self.model.design
         return design.full_length(design.y - linear_predictor(self, design.factors)).rename("resid")
 
-    def predict(self, new: Any = None, *, effects: str | Sequence[str] = "all", new_levels: str = "error") -> pd.Series:
+    def predict(
+        self,
+        new: Any = None,
+        *,
+        effects: str | Sequence[str] = "all",
+        new_levels: str = "error",
+        interval: str | None = None,
+        alpha: float = 0.05,
+        theta_uncertainty: bool = True,
+        mean_of: int = 1,
+    ) -> Any:
         """Predict the response.
 
         Parameters
@@ -413,18 +423,34 @@ class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
             Which grouping factors' effects to add; "population" adds none.
         new_levels : {"error", "population", "nan"}
             What a level that the fit has not seen (or a missing label) gives: an error, no effect, or NaN.
+        interval : {"confidence", "prediction"}, optional
+            "confidence": for the expected response, x'γ and the chosen effects of levels that are known. "prediction":
+            for the response of a new row; effects that are not chosen, or of levels not seen, count with their
+            variance z'Tz, and σ² is added.
+        alpha : float
+            The intervals cover 1 - alpha (normal quantiles).
+        theta_uncertainty : bool
+            Add what the estimation of the variances contributes (Kackar and Harville).
+        mean_of : int
+            A prediction interval is for the mean of so many new rows of the same groups and regressors.
 
         Returns
         -------
-        (N,) Series
-            NaN where a used column is missing.
+        (N,) Series or DataFrame
+            NaN where a used column is missing. With an interval: "predicted", "se", "lower", "upper", and the parts of
+            the variance: "var_fixed" (γ̂), "var_groups" (û), "var_theta" and, of predictions, "var_new_groups",
+            "var_residual".
 
         Raises
         ------
         DataError
             For an unknown level or category, naming it, or a missing column.
+        DesignError
+            For `theta_uncertainty` with covariance structures or known variances.
         """
-        return predict(self, new, effects, new_levels)
+        if interval is None:
+            return predict(self, new, effects, new_levels)
+        return predict_interval(self, new, effects, new_levels, interval, alpha, theta_uncertainty, mean_of)
 
     # ---- other responses ------------------------------------------------------------------------------------------
 

@@ -371,6 +371,10 @@ class Model(ModelViews):
             raise DataError(f"y must be ({len(new[1])},), got shape {y.shape}", column="y")
         return y
 
+    def new_random_columns(self, new: Any, factor: Factor) -> list[Column]:
+        """Return the random columns of new rows for one factor, whose grouping columns need not be there."""
+        return self.new_groups(new, factor)[1] if self._reader is None else self._reader.random_columns(new, factor)
+
     def new_groups(self, new: Any, factor: Factor) -> tuple[npt.NDArray[np.intp], list[Column], Any]:
         """Return the level (-1 if new), the random columns and the labels of new rows for one factor."""
         if self._reader is not None:

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from hlm import prediction_error as error
 from hlm.design import Column, Design, Factor
 from hlm.effects import contributions
 from hlm.errors import DataError, DataTypeError, show
+from hlm.profiles.profile import quantile
+from hlm.structure import Codes
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
 
 POLICIES = ("error", "population", "nan")
+INTERVALS = ("confidence", "prediction")
 
 
 def predict(fit: Fit, new: Any, effects: str | Sequence[str], new_levels: str) -> pd.Series:
@@ -33,21 +37,74 @@ def predict(fit: Fit, new: Any, effects: str | Sequence[str], new_levels: str) -
         values += offset
     for factor in chosen:
         modes = fit.random_effects[factor.name].to_numpy()
-        levels, random, labels = fit.model.new_groups(new, factor)
+        levels, random = _known_levels(fit, new, factor, new_levels)
         unknown = levels < 0
-        if unknown.any() and new_levels == "error":
-            row = int(np.argmax(unknown))
-            label = labels[row]
-            raise DataError(
-                f"level {show(label)} of '{factor.name}' (row {row}) was not in the fit; new_levels='population' "
-                "predicts it without a group effect, new_levels='nan' gives NaN",
-                column=factor.name,
-                group=label,
-                row=row,
-            )
         added = contributions(factor, modes, levels, random)
         values += np.where(unknown, np.nan if new_levels == "nan" else 0.0, added)
     return pd.Series(values, index=index, name="predicted")
+
+
+def predict_interval(
+    fit: Fit,
+    new: Any,
+    effects: str | Sequence[str],
+    new_levels: str,
+    interval: str,
+    alpha: float,
+    theta_uncertainty: bool,
+    mean_of: int,
+) -> pd.DataFrame:
+    """Predict with standard errors and intervals; see `Fit.predict`."""
+    if interval not in INTERVALS:
+        raise DataError(f"interval must be None or one of {', '.join(map(repr, INTERVALS))}, got {interval!r}")
+    z, rows = quantile(alpha), error.check_mean_of(mean_of)
+    design = fit.model.design
+    predicted = predict(fit, new, effects, new_levels)
+    chosen = [factor.name for factor in chosen_factors(design, effects)]
+    used = slice(None) if new is not None or design.kept is None else design.kept
+    count = design.rows if new is None else len(predicted)
+    columns = design.columns if new is None else fit.model.new_rows(new)[0]
+    kept = [column for column, keep in zip(columns, fit._problem.coordinates.kept, strict=True) if keep]
+    X = np.column_stack(kept) if kept else np.zeros((count, 0))
+    levels, Z = [], []
+    for factor in design.factors:
+        if new is None:
+            found, random = factor.codes, list(factor.columns)
+        elif factor.name in chosen:
+            found, random = _known_levels(fit, new, factor, new_levels)
+        else:
+            random = fit.model.new_random_columns(new, factor)
+            found = np.full(count, -1)
+        levels.append(found if factor.name in chosen else np.full(count, -1))
+        Z.append(np.column_stack(random))
+    parts = error.variances(fit, error.Rows(X, levels, [z.copy() for z in Z]), theta_uncertainty)
+    if interval == "prediction":
+        parts["new_groups"] = np.zeros(count)
+        for factor, found, z_columns in zip(design.factors, levels, Z, strict=True):
+            parts["new_groups"] += np.where(found < 0, error.new_effects(fit, factor, z_columns), 0.0)
+        weights = design.weights if new is None else None
+        parts["residual"] = np.full(count, fit.sigma**2 / rows) / (1.0 if weights is None else weights)
+    full = {name: np.full(len(predicted), np.nan) for name in parts}
+    for name, values in parts.items():
+        full[name][used] = values
+    return error.table(predicted, full, z, predicted.isna().to_numpy())
+
+
+def _known_levels(fit: Fit, new: Any, factor: Factor, new_levels: str) -> tuple[Codes, list[Column]]:
+    """Levels (-1: new) and random columns of new rows; an unknown level is an error if the policy says so."""
+    levels, random, labels = fit.model.new_groups(new, factor)
+    unknown = levels < 0
+    if unknown.any() and new_levels == "error":
+        row = int(np.argmax(unknown))
+        label = labels[row]
+        raise DataError(
+            f"level {show(label)} of '{factor.name}' (row {row}) was not in the fit; new_levels='population' "
+            "predicts it without a group effect, new_levels='nan' gives NaN",
+            column=factor.name,
+            group=label,
+            row=row,
+        )
+    return levels, random
 
 
 def fixed_part(fit: Fit, columns: Sequence[Column], n: int) -> Column:

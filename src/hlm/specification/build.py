@@ -156,16 +156,25 @@ class FormulaReader:
 
     def groups(self, new: Any, factor: Factor) -> tuple[Codes, list[Column], Any]:
         """Return level (-1: unknown), random columns and labels of new rows for one factor."""
-        terms = self._random[factor.name]
-        groups = list(terms[0][0].groups)
-        needed = [c for term, _ in terms for effect in term.effects.terms for e in effect for c in e.columns]
-        frame = to_frame(new, list(dict.fromkeys(groups + needed)), new=True)
+        groups = list(self._random[factor.name][0][0].groups)
+        frame = to_frame(new, list(dict.fromkeys(groups + self._random_needs(factor))), new=True)
         labels = group_labels(tuple(groups), frame)
-        levels = factor.find(labels)
+        return factor.find(labels), self._encode_random(frame, factor), labels
+
+    def random_columns(self, new: Any, factor: Factor) -> list[Column]:
+        """Return the random columns of new rows for one factor; its grouping columns need not be there."""
+        needed = list(dict.fromkeys(_columns_of(self.formula) + self._random_needs(factor)))
+        return self._encode_random(to_frame(new, needed, new=True), factor)
+
+    def _random_needs(self, factor: Factor) -> list[str]:
+        terms = self._random[factor.name]
+        return [c for term, _ in terms for effect in term.effects.terms for e in effect for c in e.columns]
+
+    def _encode_random(self, frame: pd.DataFrame, factor: Factor) -> list[Column]:
         columns: list[Column] = []
-        for _, encoder in terms:
+        for _, encoder in self._random[factor.name]:
             columns += encoder.encode(frame).values
-        return levels, columns, labels
+        return columns
 
 
 def code_groups(groups: tuple[str, ...], frame: pd.DataFrame) -> tuple[Codes, pd.Index]:
