@@ -16,6 +16,10 @@ from hlm import rounding, saved
 from hlm.absorb import group_intercepts
 from hlm.comparison.homogeneity import Homogeneity, homogeneity
 from hlm.criterion import Problem
+from hlm.diagnostics.exogeneity import Exogeneity, exogeneity
+from hlm.diagnostics.influence import Influence, influence, leverages
+from hlm.diagnostics.report import Checks, check
+from hlm.diagnostics.residuals import residuals
 from hlm.empirical_bayes.methods import EmpiricalBayesMethods
 from hlm.error_structure.methods import ErrorStructureMethods
 from hlm.estimation import estimate
@@ -498,6 +502,27 @@ class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
         return icc(self, alpha)
 
     # ---- checks ---------------------------------------------------------------------------------------------------
+
+    def residuals(self, kind: str = "conditional") -> pd.Series:
+        """Return residuals: "conditional", "marginal", "pearson" or "cholesky"; see `hlm.diagnostics.residuals`."""
+        return residuals(self, kind)
+
+    def influence(self, refit: str = "none") -> Influence:
+        """Delete each group in turn: Cook's distances, DFBETAS, estimates without it; see `hlm.diagnostics`."""
+        return influence(self, refit)
+
+    @cached_property
+    def leverages(self) -> pd.Series:
+        """∂ŷ/∂y of each row (N,), θ known: the diagonal of the hat matrix."""
+        return leverages(self)
+
+    def exogeneity(self, group: str | None = None) -> Exogeneity:
+        """Test whether effects of groups go with regressors, with the remedy; see `hlm.diagnostics.exogeneity`."""
+        return exogeneity(self, group)
+
+    def check(self, alpha: float = 0.01) -> Checks:
+        """Check normality at each level, equal variances and exogeneity; print it for a report in plain words."""
+        return check(self, alpha)
 
     def homogeneity(self, group: str | None = None, least_df: int = 10) -> Homogeneity:
         """Test whether the level-1 variance is the same in all groups; see `hlm.comparison.homogeneity`."""
