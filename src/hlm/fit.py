@@ -507,9 +507,9 @@ class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
         """Return residuals: "conditional", "marginal", "pearson" or "cholesky"; see `hlm.diagnostics.residuals`."""
         return residuals(self, kind)
 
-    def influence(self, refit: str = "none") -> Influence:
+    def influence(self, group: str | None = None, refit: str = "none") -> Influence:
         """Delete each group in turn: Cook's distances, DFBETAS, estimates without it; see `hlm.diagnostics`."""
-        return influence(self, refit)
+        return influence(self, group, refit)
 
     @cached_property
     def leverages(self) -> pd.Series:

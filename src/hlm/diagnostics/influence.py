@@ -25,7 +25,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.covariance import Template
-from hlm.diagnostics.deletion import refit_without
+from hlm.design import Factor
+from hlm.diagnostics.deletion import delete_rows, newton_steps, refit_without
 from hlm.errors import DataError, DesignError
 from hlm.inference.information import jacobian
 from hlm_ext.columns import Columns
@@ -40,8 +41,6 @@ Matrix = npt.NDArray[np.float64]
 
 # Groups at a time: their forms in all pairs of directions fit into some ten megabytes.
 CHUNK_DOUBLES = 2_000_000
-# Curvatures below this part of the largest are none: directions of θ on the boundary.
-FLAT = 1e-9
 # A Newton step that gains less than this (units of the criterion) leaves about its square, times a constant of order 1.
 TRUSTED = 0.05
 
@@ -73,13 +72,17 @@ class Influence:
     theta: pd.DataFrame
 
 
-def influence(fit: Fit, refit: str = "none") -> Influence:
+def influence(fit: Fit, group: str | None = None, refit: str = "none") -> Influence:
     """Delete each group in turn.
+
+    In a model with one grouping factor all deletions together cost some evaluations of the criterion; in others each
+    costs a pass over the rows that are left, and an evaluation.
 
     Parameters
     ----------
     fit : Fit
-        With one grouping factor.
+    group : str, optional
+        Grouping factor; needed if there are several.
     refit : {"none", "untrusted", "all"}
         Which deletions are fitted anew instead of by one Newton step: none, those whose step is too long to be trusted,
         or all.
@@ -93,22 +96,20 @@ def influence(fit: Fit, refit: str = "none") -> Influence:
     DataError
         For another value of refit.
     DesignError
-        For a model with several grouping factors or none, with structures, known values or constraints.
+        For a model without groups, with structures, known values or constraints; if a factor must be chosen.
     """
     if refit not in ("none", "untrusted", "all"):
         raise DataError(f"refit must be 'none', 'untrusted' or 'all', got {refit!r}")
     problem, criterion = fit._problem, fit._criterion
     factors = problem.design.factors
     asked = problem.restrictions
-    if len(factors) != 1:
-        raise DesignError(
-            f"influence of groups is offered for one grouping factor; this model has {len(factors)}: "
-            "`hlm.diagnostics.deletion.refit_without` fits it without the rows of a group"
-        )
     if not isinstance(criterion, Criterion) or (asked is not None and asked.beta):
         raise DesignError("influence is not offered with covariance structures, known values or constraints")
-    parts = _delete(fit, criterion)
-    return _tables(fit, parts, refit)
+    if not factors or (group is None and len(factors) > 1):
+        raise DesignError(f"choose a grouping factor: group= one of {[factor.name for factor in factors]}")
+    factor = factors[0] if group is None else problem.design.factor(group)
+    parts = _delete(fit, criterion) if len(factors) == 1 else _delete_rows(fit, factor)
+    return _tables(fit, factor, parts, refit)
 
 
 def leverages(fit: Fit) -> pd.Series:
@@ -135,14 +136,35 @@ def _group_products(fit: Fit) -> Matrix:
 
 @dataclass
 class _Deleted:
-    """Of each group: γ̂ at fixed θ and with θ moved, σ̂², log|C|, Cook's distances, step in θ; engine's coordinates."""
+    """Of each group, levels in their order: γ̂ and its covariance at fixed θ, γ̂ with θ moved, σ̂, θ, decrement."""
 
     fixed: Matrix
+    covariance: Matrix
     moved: Matrix
-    sigma2: Matrix
-    inverse: Matrix
+    sigma: Matrix
     theta: Matrix
     decrement: Matrix
+
+
+def _room(fit: Fit, count: int) -> _Deleted:
+    p, m = len(fit.params.dropna()), fit._problem.template.m
+    shapes = [(count, p), (count, p, p), (count, p), (count,), (count, m), (count,)]
+    return _Deleted(*(np.full(shape, np.nan) for shape in shapes))
+
+
+def _delete_rows(fit: Fit, factor: Factor) -> _Deleted:
+    """Each group by the rows that are left."""
+    out = _room(fit, factor.size)
+    for g in range(factor.size):
+        try:
+            found = delete_rows(fit, factor.codes != g)
+        except DesignError:  # without this group the model cannot be fitted: NaN
+            out.decrement[g] = np.inf
+            continue
+        out.fixed[g], out.covariance[g], out.sigma[g] = found.fixed, found.covariance, found.sigma
+        out.moved[g], out.decrement[g] = found.moved, found.decrement
+        out.theta[g] = _in_engine(fit, found.D)
+    return out
 
 
 def _delete(fit: Fit, criterion: Criterion) -> _Deleted:
@@ -159,15 +181,14 @@ def _delete(fit: Fit, criterion: Criterion) -> _Deleted:
     A, B, own = products[:, :q, :q], products[:, :q, q:], products[:, q:, q:]
     K: Matrix = np.linalg.solve(eye + A @ D, B).astype(np.float64, copy=False)
     T: Matrix = np.linalg.solve(eye + A @ D, A).astype(np.float64, copy=False)
-    S = own - np.einsum("jqx,qr,jry->jxy", B, D, K)
+    S = own - B.transpose(0, 2, 1) @ (D @ K)
     pairs = [(i, j) for j in range(q) for i in range(j, q)]
     directions = [_direction(q, i, j) for i, j in pairs]
     J_theta = jacobian(problem.template, fit._point)
-    m = problem.template.m
-    fixed, moved, sigma2, inverse = np.empty((J, p)), np.empty((J, p)), np.empty(J), np.empty((J, p, p))
-    out = _Deleted(fixed, moved, sigma2, inverse, np.empty((J, m)), np.empty(J))
+    out = _room(fit, J)
+    c, levels = problem.coordinates, problem.statistics.hierarchy.levels[0]
     n_rows = np.bincount(problem.ordered[0].codes, problem.design.frequencies, J)
-    freedom = np.asarray(criterion.freedom - n_rows[problem.statistics.hierarchy.levels[0]], dtype=np.float64)
+    freedom = np.asarray(criterion.freedom - n_rows[levels], dtype=np.float64)
     with fit._lock:
         totals = forms(criterion.forest)[:2]
     sums = _Sums(T, K, directions, totals[0], totals[1], fit.reml)
@@ -175,13 +196,18 @@ def _delete(fit: Fit, criterion: Criterion) -> _Deleted:
     chunk = max(1, CHUNK_DOUBLES // (len(pairs) * (p + 1) ** 2 + len(pairs) ** 2 * q * q))
     for lo in range(0, J, chunk):
         part = slice(lo, min(lo + chunk, J))
-        gradient, hessian, change = sums.without(part, schur - S[part], freedom[part], out)
+        other, gradient, hessian, change = sums.without(schur - S[part], freedom[part], part)
         in_theta = gradient @ J_theta
         full = J_theta.T @ hessian @ J_theta + np.tensordot(gradient, bend, 1)
-        step, out.decrement[part] = _newton(in_theta, full)
-        out.theta[part] = fit._point + step
+        place = levels[part]
+        step, out.decrement[place] = newton_steps(in_theta, full)
+        out.theta[place] = fit._point + step
+        out.fixed[place] = other.beta @ c.beta_map.T + c.beta_shift
         # ∂β̂/∂θ = -S_X⁻¹ (S_a e)_X
-        out.moved[part] = out.fixed[part] - np.einsum("gax,ga->gx", change, step @ J_theta.T)
+        moved = other.beta - np.einsum("gax,ga->gx", change, step @ J_theta.T)
+        out.moved[place] = moved @ c.beta_map.T + c.beta_shift
+        out.covariance[place] = other.sigma2[:, None, None] * (c.beta_map @ other.inverse @ c.beta_map.T)
+        out.sigma[place] = np.sqrt(other.sigma2) * c.scale
     return out
 
 
@@ -191,17 +217,13 @@ def _direction(q: int, i: int, j: int) -> Matrix:
     return E
 
 
-def _newton(gradient: Matrix, hessian: Matrix) -> tuple[Matrix, Matrix]:
-    """Newton steps (g, m) and what they gain; NaN and infinity where the Hessian has a negative eigenvalue."""
-    values, vectors = np.linalg.eigh(hessian)
-    largest = np.abs(values).max(axis=1, initial=0.0)[:, None]
-    along = np.einsum("gst,gs->gt", vectors, gradient)
-    flat = np.abs(values) <= FLAT * largest
-    length = np.where(flat, 0.0, along / np.where(flat, 1.0, values))
-    bad = ((values < 0) & ~flat).any(axis=1)
-    step = -np.einsum("gst,gt->gs", vectors, length)
-    step[bad] = np.nan
-    return step, np.where(bad, np.inf, 0.5 * (along * length).sum(axis=1))
+@dataclass
+class _Own:
+    """Of each group deleted at fixed θ, engine's coordinates: γ̂, σ̂², (X'V⁻¹X)⁻¹."""
+
+    beta: Matrix
+    sigma2: Matrix
+    inverse: Matrix
 
 
 class _Sums:
@@ -226,13 +248,15 @@ class _Sums:
         """⟨E_a, X⟩ (…, a)."""
         return np.asarray(np.tensordot(X, self.E, ([-2, -1], [1, 2])))
 
-    def without(self, part: slice, S: Matrix, freedom: Matrix, out: _Deleted) -> tuple[Matrix, Matrix, Matrix]:
-        """Return gradient, Hessian (in D) and -∂β̂/∂D without each group; `S` (g, p + 1, p + 1) is of the others."""
+    def without(self, S: Matrix, freedom: Matrix, part: slice) -> tuple[_Own, Matrix, Matrix, Matrix]:
+        """Return estimates, gradient and Hessian in D, and -∂β̂/∂D without each group of a part.
+
+        `S` (g, p + 1, p + 1) and `freedom` (g,) are those of the others.
+        """
         p, T, K = S.shape[1] - 1, self.T[part], self.K[part]
         inverse = np.linalg.inv(S[:, :p, :p]).astype(np.float64, copy=False) if p else np.zeros((len(S), 0, 0))
         beta = np.einsum("gxy,gy->gx", inverse, S[:, :p, p])
         sigma2 = (S[:, p, p] - np.einsum("gx,gx->g", beta, S[:, :p, p])) / freedom
-        out.fixed[part], out.sigma2[part], out.inverse[part] = beta, sigma2, inverse
         e = np.column_stack([-beta, np.ones(len(S))])
         t = np.einsum("gqx,gx->gq", K, e)
         outer = t[:, :, None] * t[:, None, :]
@@ -254,7 +278,7 @@ class _Sums:
             mixed = self._linear(KS[:, None] @ self.slopes[:, :p, :p] @ KS.transpose(0, 2, 1)[:, None])
             both = np.einsum("gaxy,gbyx->gab", inner, inner, optimize=True) + self._pairs(M, M)
             hessian += 2 * pairs - both - mixed - mixed.transpose(0, 2, 1)
-        return gradient, 0.5 * (hessian + hessian.transpose(0, 2, 1)), change
+        return _Own(beta, sigma2, inverse), gradient, 0.5 * (hessian + hessian.transpose(0, 2, 1)), change
 
 
 def _curvature(template: Template, directions: int) -> Matrix:
@@ -266,36 +290,26 @@ def _curvature(template: Template, directions: int) -> Matrix:
     return out
 
 
-def _tables(fit: Fit, deleted: _Deleted, refit: str) -> Influence:
-    problem = fit._problem
-    factor = problem.design.factors[0]
-    levels = problem.statistics.hierarchy.levels[0]
-    back = np.empty(len(levels), dtype=np.intp)
-    back[levels] = np.arange(len(levels))
-    c = problem.coordinates
-    names = [name for name, keep in zip(problem.design.names, c.kept, strict=True) if keep]
-    fixed, moved = (values[back] @ c.beta_map.T + c.beta_shift for values in (deleted.fixed, deleted.moved))
-    here = fit.params.dropna().to_numpy()
-    sigma2 = deleted.sigma2[back]
-    covariance = sigma2[:, None, None] * (c.beta_map @ deleted.inverse[back] @ c.beta_map.T)
-    own = fit.cov_params().to_numpy()
-    p = len(names)
-    trusted = deleted.decrement[back] < TRUSTED
-    theta = deleted.theta[back]
-    refitted = np.full(len(levels), refit == "all") | (~trusted if refit == "untrusted" else False)
-    sigma = np.sqrt(sigma2) * c.scale
-    for g in np.flatnonzero(refitted):
+def _tables(fit: Fit, factor: Factor, deleted: _Deleted, refit: str) -> Influence:
+    names = list(fit.params.dropna().index)
+    p, here, own = len(names), fit.params.dropna().to_numpy(), fit.cov_params().to_numpy()
+    fixed, moved, theta, sigma = deleted.fixed, deleted.moved, deleted.theta, deleted.sigma
+    trusted = deleted.decrement < TRUSTED
+    refitted = np.full(factor.size, refit == "all") | (~trusted if refit == "untrusted" else False)
+    for g in np.flatnonzero(refitted & np.isfinite(sigma)):
         other = refit_without(fit, factor.codes != g)
         moved[g] = other.params.dropna().to_numpy()
-        theta[g] = np.nan if other._problem.template.m != problem.template.m else _in_units(fit, other)
-        sigma[g] = other.sigma
+        D = [T.to_numpy() / other.sigma**2 for T in other.covariances.values()]
+        theta[g], sigma[g] = _in_engine(fit, D), other.sigma
 
     def distance(values: Matrix) -> Matrix:
         change = here - values
         return (change * np.linalg.solve(own, change.T).T).sum(axis=1) / p if p else np.zeros(len(values))
 
     with np.errstate(divide="ignore"):
-        ratio = np.exp(np.linalg.slogdet(covariance)[1] - np.linalg.slogdet(own)[1]) if p else np.ones(len(sigma2))
+        ratio = (
+            np.exp(np.linalg.slogdet(deleted.covariance)[1] - np.linalg.slogdet(own)[1]) if p else np.ones(factor.size)
+        )
     index = factor.labels
     return Influence(
         pd.DataFrame(
@@ -304,7 +318,7 @@ def _tables(fit: Fit, deleted: _Deleted, refit: str) -> Influence:
                 "cooks_d_full": distance(moved),
                 "covratio": ratio,
                 "sigma": sigma,
-                "decrement": deleted.decrement[back],
+                "decrement": deleted.decrement,
                 "trusted": trusted,
                 "refitted": refitted,
             },
@@ -312,16 +326,13 @@ def _tables(fit: Fit, deleted: _Deleted, refit: str) -> Influence:
         ),
         pd.DataFrame(moved, index=index, columns=names),
         pd.DataFrame(fixed, index=index, columns=names),
-        pd.DataFrame((here - fixed) / np.sqrt(np.einsum("gii->gi", covariance)), index=index, columns=names),
-        pd.DataFrame(theta, index=index, columns=problem.theta_names),
+        pd.DataFrame((here - fixed) / np.sqrt(np.einsum("gii->gi", deleted.covariance)), index=index, columns=names),
+        pd.DataFrame(theta, index=index, columns=fit._problem.theta_names),
     )
 
 
-def _in_units(fit: Fit, other: Fit) -> Matrix:
-    """θ̂ of another fit in the engine's coordinates of this one."""
-    template = fit._problem.template
-    D = []
-    for k, factor in enumerate(template.factors):
-        inverse = np.linalg.inv(fit._problem.maps[k])
-        D.append(inverse @ other.covariances[factor.name].to_numpy() @ inverse.T / other.sigma**2)
-    return template.theta_of_covariances(D)
+def _in_engine(fit: Fit, covariances: list[Matrix]) -> Matrix:
+    """θ in the engine's coordinates of T/σ² of each factor."""
+    inverses = [np.linalg.inv(matrix) for matrix in fit._problem.maps]
+    D = [M @ T @ M.T for M, T in zip(inverses, covariances, strict=True)]
+    return fit._problem.template.theta_of_covariances(D)
