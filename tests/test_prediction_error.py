@@ -192,3 +192,20 @@ def test_models_without_groups_are_ols() -> None:
     X = np.column_stack([np.ones(180), data["Days"]])
     hat = np.einsum("ni,ij,nj->n", X, np.linalg.inv(X.T @ X), X)
     np.testing.assert_allclose(found["se"], fit.sigma * np.sqrt(1 + hat), rtol=1e-9)
+
+
+def test_structures_and_known_variances() -> None:
+    data = hlm.datasets.load("sleepstudy")
+    formula = "Reaction ~ Days + (Days | Subject)"
+    free = hlm.Model(formula, data).fit()
+    # the same model with σ and T known at the estimates: nothing is added for θ, the rest is the same
+    known = hlm.Model(formula, data).fit(fixed={"sigma": free.sigma, "Subject": free.covariances["Subject"]})
+    one, other = (fit.predict(interval="prediction") for fit in (free, known))
+    assert (other["var_theta"] == 0).all()
+    assert (one["var_theta"] > 0).all()
+    for part in ("fixed", "groups", "residual"):
+        np.testing.assert_allclose(other[f"var_{part}"], one[f"var_{part}"], rtol=1e-6)
+    # "diagonal" is `||` in other words
+    apart = hlm.Model("Reaction ~ Days + (Days || Subject)", data).fit().predict(interval="confidence")
+    structured = hlm.Model(formula, data, covariance={"Subject": "diagonal"}).fit().predict(interval="confidence")
+    np.testing.assert_allclose(structured, apart, rtol=1e-4)

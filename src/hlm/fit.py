@@ -317,12 +317,12 @@ class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
         """Return the information of the entries of T and σ²; see `hlm.inference.information.information`."""
         return information(self, kind, boundary)
 
-    def variance_table(self, alpha: float = 0.05, method: str = "wald") -> pd.DataFrame:
-        """Return standard deviations, correlations and σ with standard errors and intervals.
+    def variance_table(self, alpha: float = 0.05, method: str = "wald", scale: str = "sd") -> pd.DataFrame:
+        """Return standard deviations (or variances), correlations and σ with standard errors and intervals.
 
         `method` is "wald" (log and atanh scales) or "profile"; see `hlm.profiles.table.variance_table`.
         """
-        return variance_table(self, alpha, method)
+        return variance_table(self, alpha, method, scale)
 
     def profile(self, name: str, points: int = 15, alpha: float = 0.05) -> pd.DataFrame:
         """Return the profile likelihood of one parameter: value, ζ (signed root of the rise), deviance.
@@ -449,8 +449,6 @@ class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
         ------
         DataError
             For an unknown level or category, naming it, or a missing column.
-        DesignError
-            For `theta_uncertainty` with covariance structures or known variances.
         """
         if interval is None:
             return predict(self, new, effects, new_levels)

@@ -22,9 +22,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.criterion import Problem
-from hlm.errors import DataError, DesignError
+from hlm.errors import DataError
 from hlm.sides import sides, with_sides
-from hlm_ext.criterion import Criterion
 
 if TYPE_CHECKING:
     from hlm.design import Factor
@@ -35,9 +34,8 @@ Levels = npt.NDArray[np.intp]
 
 # Vectors z that are solved for together.
 BATCH = 48
-# Steps of the derivative of predictions in θ, relative to 1 + |θ| in the engine's coordinates: θ is of order one there,
-# so a central difference is good to about 1e-10.
-STEP = 1e-5
+# Steps of the derivative of predictions in θ, in standard errors: central differences are good to about the square.
+STEP = 1e-3
 
 
 @dataclass(frozen=True)
@@ -151,23 +149,19 @@ def _solve(
 
 def _from_theta(fit: Fit, X: Matrix, levels: list[Levels], Z: list[Matrix]) -> Matrix:
     """g'Ag (N,) by central differences of β̂ and û along the eigenvectors of the covariance of θ̂."""
-    problem, criterion = fit._problem, fit._criterion
-    if not isinstance(criterion, Criterion):
-        raise DesignError("the uncertainty of θ is not offered with covariance structures or known variances")
-    if problem.template.m == 0:
-        return np.zeros(len(X))
+    problem = fit._problem
     with fit._lock:
-        hessian = criterion.derivatives(problem.curvature[1])[1]
+        hessian = fit._criterion.derivatives(problem.curvature[1])[1]
     moved = problem.criterion(fit.reml)
     values, vectors = np.linalg.eigh(hessian)
     out = np.zeros(len(X))
     for value, direction in zip(values, vectors.T, strict=True):
         if value <= 1e-9 * values[-1]:
             continue
-        step = STEP * (1 + float(np.abs(fit._point).max()))
+        step = STEP * float(np.sqrt(2 / value))
         ends = []
         for sign in (1.0, -1.0):
-            moved.value(fit._point + sign * step * direction)
+            moved.value(problem.space.move(fit._point, sign * step * direction))
             ends.append(_predictions(problem, moved, X, levels, Z))
         out += 2 / value * ((ends[0] - ends[1]) / (2 * step)) ** 2
     return out

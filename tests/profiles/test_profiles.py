@@ -170,6 +170,10 @@ def test_wald_intervals_are_those_of_the_logarithm() -> None:
     assert table.loc["sigma", "se"] == pytest.approx(np.sqrt(2 * within**2 / 24) / (2 * fit.sigma), rel=1e-6)
     row = table.loc["sd(Intercept | Batch)"]
     assert row["se"] == pytest.approx(np.sqrt(variance_tau / tau) / 2, rel=1e-6)
+    square = fit.variance_table(alpha=0.1, scale="variance").loc["var(Intercept | Batch)"]
+    assert square["estimate"] == pytest.approx(tau)
+    assert square["se"] == pytest.approx(np.sqrt(variance_tau), rel=1e-6)
+    assert square["upper"] == pytest.approx(row["upper"] ** 2)
     half = norm.ppf(0.95) * row["se"] / row["estimate"]
     assert row["upper"] == pytest.approx(row["estimate"] * np.exp(half), rel=1e-9)
 
@@ -225,6 +229,8 @@ def test_refused() -> None:
         fit.variance_table(method="likelihood")
     with pytest.raises(hlm.DataError, match="alpha"):
         fit.variance_table(alpha=2)
+    with pytest.raises(hlm.DataError, match="scale"):
+        fit.variance_table(scale="log")
 
 
 @pytest.mark.filterwarnings("ignore::hlm.RankDeficientWarning")

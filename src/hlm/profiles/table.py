@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 Matrix = npt.NDArray[np.float64]
 
 METHODS = ("wald", "profile")
+SCALES = ("sd", "variance")
 
 
-def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald") -> pd.DataFrame:
-    """Return standard deviations, correlations and σ with standard errors and intervals.
+def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald", scale: str = "sd") -> pd.DataFrame:
+    """Return standard deviations (or variances), correlations and σ (or σ²) with standard errors and intervals.
 
     Parameters
     ----------
@@ -32,6 +33,8 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald") -> pd.Da
     method : {"wald", "profile"}
         "wald": normal on the scale of log sd and atanh of the correlation, from the observed information of (T, σ²).
         "profile": where the profile deviance rises by the quantile of χ²(1).
+    scale : {"sd", "variance"}
+        "variance": rows "var(x | g)" and "sigma²" in the place of "sd(x | g)" and "sigma"; the limits are the squares.
 
     Returns
     -------
@@ -44,12 +47,14 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald") -> pd.Da
     Raises
     ------
     DataError
-        For another method or alpha.
+        For another method, scale or alpha.
     DesignError
         For profiles with covariance structures, known values or constraints.
     """
     if method not in METHODS:
         raise DataError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    if scale not in SCALES:
+        raise DataError(f"scale must be one of {', '.join(map(repr, SCALES))}, got {scale!r}")
     z = profile.quantile(alpha)
     parameters = [parameter for parameter in profile.parameters(fit) if parameter.kind != "fixed"]
     found = information(fit)
@@ -69,7 +74,17 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald") -> pd.Da
         usual = "" if method == "profile" else "on the boundary: profile likelihood"
         for name, lower, upper, note in profile.intervals(fit, boundary, alpha).drop(columns="estimate").itertuples():
             rows[str(name)][2:] = [lower, upper, note or usual]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "se", "lower", "upper", "note"])
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "se", "lower", "upper", "note"])
+    return table if scale == "sd" else _squared(table)
+
+
+def _squared(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with variances in the place of standard deviations."""
+    out = table.copy()
+    deviation = [not str(name).startswith("cor(") for name in out.index]
+    out.loc[deviation, "se"] *= 2 * out.loc[deviation, "estimate"]
+    out.loc[deviation, ["estimate", "lower", "upper"]] **= 2
+    return out.rename(index=lambda name: "sigma²" if name == "sigma" else name.replace("sd(", "var(", 1))
 
 
 def _error(gradient: Matrix, covariance: Matrix) -> float:
