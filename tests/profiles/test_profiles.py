@@ -13,6 +13,7 @@ from hlm.profiles import paths
 from hlm.profiles.profile import Profile, chosen, intervals, parameters
 
 from ..dense import EVERY, make_case, structure
+from ..hard_cases import families
 from ..reference import frame, model
 
 VALUES = json.loads((Path(__file__).parents[1] / "data" / "comparison.json").read_text())
@@ -241,3 +242,18 @@ def test_aliased_columns_have_no_interval() -> None:
     assert table.isna().any(axis=1).sum() == 1
     plain = hlm.Model("Reaction ~ Days + (1 | Subject)", data).fit(reml=False).conf_int(method="profile")
     np.testing.assert_allclose(table.loc["Days"], plain.loc["Days"], rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::hlm.RankDeficientWarning")
+@pytest.mark.parametrize("family", list(families()))
+def test_hard_cases_have_limits_or_a_reason(family: str) -> None:
+    """Each interval holds its estimate, and what is not found is explained."""
+    fit = families()[family][1].fit()
+    table = fit.variance_table(method="profile")
+    known = table.dropna(subset=["lower", "upper", "estimate"])
+    slack = 1e-9 * known["estimate"].abs()
+    assert (known["lower"] <= known["estimate"] + slack).all()
+    assert (known["estimate"] - slack <= known["upper"]).all()
+    missing = table[table[["lower", "upper"]].isna().any(axis=1)]
+    assert (missing["note"] != "").all()
+    assert len(missing) < len(table)

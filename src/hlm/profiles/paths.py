@@ -23,6 +23,8 @@ from hlm_ext.criterion import Criterion
 from hlm_ext.linear import lower_factor, lower_root
 
 Matrix = npt.NDArray[np.float64]
+# σ² of a larger logarithm than twice this, either way, overflows with what it is multiplied with.
+LARGEST_LOG = 150.0
 # (factor, root of a unit change of one free parameter)
 Direction = tuple[int, Matrix]
 
@@ -56,9 +58,11 @@ class PathCriterion:
         self.theta = np.zeros(0)
 
     def value(self, theta: Matrix) -> float:
-        """Return the deviance at x."""
+        """Return the deviance at x; infinity where σ is no number."""
         self.theta = np.array(theta)
         free = self.path.sigma is None
+        if free and not abs(theta[-1]) < LARGEST_LOG:
+            return np.inf
         sigma = float(np.exp(theta[-1])) if free else float(self.path.sigma or 0.0)
         self.roots = [K / sigma for K in roots_at(self.path, theta)]
         self.engine = [inverse @ root for inverse, root in zip(self.inverse_maps, self.roots, strict=True)]
@@ -150,9 +154,10 @@ def correlation(
         left_out |= {(k, other, 1) for order in orders[k] for other in order[2:]}
     base, directions, start = _free_roots(problem, covariances, orders, left_out)
     first, second = next(order for order in orders[k] if i in order)[:2]
+    unit = _units(problem, k)[j]
     length = np.zeros_like(base[k])
-    length[j, first], length[j, second] = value, np.sqrt(max(1 - value * value, 0.0))
-    sd = float(np.sqrt(max(covariances[k][j, j], 0.0)))
+    length[j, first], length[j, second] = unit * value, unit * np.sqrt(max(1 - value * value, 0.0))
+    sd = float(np.sqrt(max(covariances[k][j, j], 0.0))) / unit
     return Path(base, [*directions, (k, length)], None), np.r_[start, sd, np.log(sigma)]
 
 
@@ -184,6 +189,7 @@ def _free_roots(
     base, directions, start = [], [], []
     for k, (factor, blocks) in enumerate(zip(problem.template.factors, orders, strict=True)):
         base.append(np.zeros((factor.width, factor.width)))
+        units = _units(problem, k)
         for order in blocks:
             root = lower_root(np.ascontiguousarray(covariances[k][np.ix_(order, order)]))
             for row, i in enumerate(order):
@@ -191,10 +197,16 @@ def _free_roots(
                     if (k, i, rank) in left_out:
                         continue
                     direction = np.zeros((factor.width, factor.width))
-                    direction[i, order[rank]] = 1.0
+                    direction[i, order[rank]] = units[i]
                     directions.append((k, direction))
-                    start.append(root[row, rank])
+                    start.append(root[row, rank] / units[i])
     return base, directions, np.array(start)
+
+
+def _units(problem: Problem, k: int) -> Matrix:
+    """Standard deviation of each effect of factor k at which a group tells half of it: x is free of units."""
+    units: Matrix = problem.coordinates.scale * np.sqrt((problem.maps[k] ** 2).sum(axis=1))
+    return units
 
 
 def fixed_effect(problem: Problem, criterion: Criterion, j: int, value: float) -> Criterion:

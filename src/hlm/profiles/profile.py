@@ -214,26 +214,30 @@ class Profile:
         sign = np.sign(target)
         end = p.high if sign > 0 else p.low
         inner, inner_zeta = p.estimate, 0.0
-        halfway = p.kind == "cor"
+        halfway, fence = p.kind == "cor", end
         outer = _within(p.estimate + target * p.step, inner, end, halfway)
         try:
             for _ in range(MOST):
-                if outer in (end, inner):
+                if outer in (end, inner) and fence == end:
                     return self._at_end(inner, inner_zeta, end, target)
                 try:
                     z = self.zeta(outer)
                 except _BranchEnd as found:
+                    fence = outer
                     if abs(outer - inner) < NARROW:
                         self._add_note(f"beyond {inner:.4g} (ζ {inner_zeta:.2f}) {found}")
                         return end
                     self._starts.pop(outer, None)
-                    outer = inner + 0.5 * (outer - inner)
+                    outer = inner + 0.5 * (fence - inner)
                     continue
                 if sign * z >= sign * target:
                     return _root(self.zeta, inner, inner_zeta - target, outer, z - target)
                 factor = np.clip(target / z if z else 4.0, 1.05, 4.0)
+                if fence != end and abs(fence - outer) < NARROW:
+                    self._add_note(f"the solutions end at {outer:.4g} (ζ {z:.2f})")
+                    return end
                 inner, inner_zeta = outer, z
-                outer = _within(p.estimate + factor * 1.02 * (outer - p.estimate), inner, end, halfway)
+                outer = _within(p.estimate + factor * 1.02 * (outer - p.estimate), inner, fence, halfway)
             reason = f"not reached at {inner:.6g}, where ζ is {inner_zeta:.3g}"
         except NumericalError as error:
             reason = str(error)
