@@ -109,7 +109,7 @@ def test_limits_are_where_the_deviance_has_risen(name: str) -> None:
             assert not np.isnan(limit), profile.note
             if parameter.low < limit < parameter.high:
                 assert profile.zeta(limit) == pytest.approx(target, abs=1e-5)
-            else:
+            elif not profile.note:  # else the branch of the estimate ends before
                 assert abs(profile.zeta(limit)) <= abs(target)
 
 

@@ -214,7 +214,7 @@ class Profile:
         sign = np.sign(target)
         end = p.high if sign > 0 else p.low
         inner, inner_zeta = p.estimate, 0.0
-        halfway, fence = p.kind == "cor", end
+        halfway, fence, beyond = p.kind == "cor", end, ""
         outer = _within(p.estimate + target * p.step, inner, end, halfway)
         try:
             for _ in range(MOST):
@@ -223,9 +223,9 @@ class Profile:
                 try:
                     z = self.zeta(outer)
                 except _BranchEnd as found:
-                    fence = outer
+                    fence, beyond = outer, str(found)
                     if abs(outer - inner) < NARROW:
-                        self._add_note(f"beyond {inner:.4g} (ζ {inner_zeta:.2f}) {found}")
+                        self._add_note(f"beyond {inner:.4g} (ζ {inner_zeta:.2f}) {beyond}")
                         return end
                     self._starts.pop(outer, None)
                     outer = inner + 0.5 * (fence - inner)
@@ -234,7 +234,7 @@ class Profile:
                     return _root(self.zeta, inner, inner_zeta - target, outer, z - target)
                 factor = np.clip(target / z if z else 4.0, 1.05, 4.0)
                 if fence != end and abs(fence - outer) < NARROW:
-                    self._add_note(f"the solutions end at {outer:.4g} (ζ {z:.2f})")
+                    self._add_note(f"beyond {outer:.4g} (ζ {z:.2f}) {beyond}")
                     return end
                 inner, inner_zeta = outer, z
                 outer = _within(p.estimate + factor * 1.02 * (outer - p.estimate), inner, fence, halfway)
