@@ -145,7 +145,9 @@ def _rows(fit: Fit, factor: Factor) -> Rows:
     for position, mode in enumerate(forms(criterion.forest, True)[2]):
         modes.append(np.empty_like(mode))
         modes[position][statistics.hierarchy.levels[position]] = mode
-    order = np.argsort(factor.codes, kind="stable")
+    order: Codes | slice = slice(None)
+    if (np.diff(factor.codes) < 0).any():
+        order = np.argsort(factor.codes, kind="stable")
     first = np.r_[0, np.cumsum(np.bincount(factor.codes, minlength=factor.size))].astype(np.intp)
     return Rows(
         first,
