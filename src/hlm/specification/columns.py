@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from typing import Any
@@ -19,11 +19,12 @@ import pandas as pd
 
 from hlm.design import code_column, intercept
 from hlm.errors import DataError
-from hlm.frames import bad_values, stored
-from hlm.specification.expression import BASES, CATEGORICAL, Call, Coding, Expression, Name, grouping_columns
+from hlm.frames import stored
+from hlm.specification.expression import Coding, Expression, Name, grouping_columns
+from hlm.specification.factors import Category, Numeric, derive, learn_factor
 from hlm.specification.formula import Terms
-from hlm.specification.transforms import State, basis, calculate, learns
-from hlm.specification.values import category_codes, distinct, listed, must_be_numbers, numbers, read
+from hlm.specification.transforms import State, learns
+from hlm.specification.values import must_be_numbers, read
 
 __all__ = ["Columns", "Encoder", "encode", "evaluate", "learn"]
 
@@ -97,12 +98,12 @@ def encode(terms: Terms, frame: pd.DataFrame, frequencies: Array | None = None) 
         A column that is neither numbers nor categories, or a category where a number is needed.
     """
     state = learn([expression for term in terms.terms for expression in term], frame, frequencies)
-    factors: dict[Expression, _Numeric | _Category] = {}
+    factors: dict[Expression, Numeric | Category] = {}
     read_values: dict[Expression, Any] = {}
     for term in terms.terms:
         for expression in term:
             if expression not in factors:
-                factors[expression], read_values[expression] = _learn(expression, frame, state)
+                factors[expression], read_values[expression] = learn_factor(expression, frame, state)
     encoder = Encoder(terms, _products(terms, factors), factors, state)
     columns = encoder._assemble(read_values, len(frame))
     if len(set(columns.names)) < len(columns.names):
@@ -125,7 +126,7 @@ def learn(expressions: Iterable[Expression], frame: pd.DataFrame, frequencies: A
                     )
                 used = [*expression.columns, *(["pi"] if "pi" in frame.columns else [])]
                 rows = np.repeat(np.arange(len(frame)), frequencies.astype(np.intp))
-                _derive(expression, frame[list(dict.fromkeys(used))].iloc[rows], state)
+                derive(expression, frame[list(dict.fromkeys(used))].iloc[rows], state)
     return state
 
 
@@ -155,7 +156,7 @@ class Encoder:
         self,
         terms: Terms,
         products: tuple[tuple[int, _Product], ...],
-        factors: dict[Expression, _Numeric | _Category],
+        factors: dict[Expression, Numeric | Category],
         state: State,
     ) -> None:
         self._terms = terms
@@ -199,13 +200,13 @@ class Encoder:
     @property
     def numbers(self) -> set[str]:
         """Variables of the terms that are one number a row, as written: no categories, polynomials or splines."""
-        return {e.text for e, f in self._factors.items() if isinstance(f, _Numeric) and f.count(False) == 1}
+        return {e.text for e, f in self._factors.items() if isinstance(f, Numeric) and f.count(False) == 1}
 
     def category_codes(self, frame: pd.DataFrame) -> dict[str, tuple[pd.Index, npt.NDArray[np.intp]]]:
         """Return categories and codes of each column of the data that is a category, or whose groups have means."""
         out = {}
         for expression, factor in self._factors.items():
-            if isinstance(factor, _Category):
+            if isinstance(factor, Category):
                 out[factor.column] = factor.categories, factor.read(frame, self._state)
             for name in grouping_columns(expression.node):
                 codes, labels = code_column(stored(frame, name), name)
@@ -218,8 +219,8 @@ class Encoder:
         Of each column with its categories coded to sum to zero; of categories the differences from the first one. Both
         sets of columns span the same space, whatever the data: the change is read off made-up rows.
         """
-        turned: dict[Expression, _Numeric | _Category] = {
-            e: _Category(e, f.column, f.categories, Coding("sum")) if isinstance(f, _Category) else f
+        turned: dict[Expression, Numeric | Category] = {
+            e: Category(e, f.column, f.categories, Coding("sum")) if isinstance(f, Category) else f
             for e, f in self._factors.items()
         }
         other = Encoder(self._terms, self._products, turned, self._state)
@@ -294,176 +295,20 @@ def evaluate(expression: Expression, frame: pd.DataFrame, role: str = "response"
     """
     if isinstance(expression.node, Name):
         return must_be_numbers(read(frame, expression.node.name), expression.node.name, role)
-    return _derive(expression, frame, {} if state is None else state)
+    return derive(expression, frame, {} if state is None else state)
 
 
 _Product = tuple[tuple[Expression, bool], ...]
 
 
-def _learn(expression: Expression, frame: pd.DataFrame, state: State) -> tuple[_Numeric | _Category, Any]:
-    """Return the factor that an expression is in these data, and its values there."""
-    node = expression.node
-    factor: _Numeric | _Category
-    if isinstance(node, Name):
-        stored = read(frame, node.name)
-        values = numbers(stored, node.name, "column")
-        if values is not None:
-            return _Numeric(expression), [values]
-        factor = _Category(expression, node.name, distinct(stored, node.name), Coding())
-    elif isinstance(node, Call) and node.function in CATEGORICAL:
-        factor = _learn_category(expression, node, frame)
-    else:
-        factor = _Numeric(expression)
-    return factor, factor.read(frame, state)
-
-
-def _learn_category(expression: Expression, node: Call, frame: pd.DataFrame) -> _Category:
-    assert isinstance(node.argument, Name)  # the parser's doing
-    column, options = node.argument.name, dict(node.options)
-    found = distinct(read(frame, column), column)
-    if "levels" in options:
-        levels = options["levels"] if isinstance(options["levels"], tuple) else (options["levels"],)
-        unlisted = [value for value in found.tolist() if value not in levels]
-        if len(set(levels)) < len(levels):
-            raise DataError(f"the levels of {node.text} repeat", column=column)
-        if unlisted:
-            message = f"column '{column}' holds {unlisted[0]!r}, which is not among the levels of {node.text}"
-            raise DataError(message, column=column)
-        order = found.get_indexer(pd.Index(levels))
-        found = found[order[order >= 0]]
-    coding = options.get("coding", Coding())
-    assert isinstance(coding, Coding)
-    if "base" in options:
-        base = options["base"]
-        if not (isinstance(base, float) and base.is_integer()):
-            raise DataError(f"base of {node.text} must be an integer", column=column)
-        coding = Coding(coding.kind, coding.reference, int(base))
-    return _Category(expression, column, found, coding)
-
-
-class _Numeric:
-    """A number a row, or several (polynomials, splines)."""
-
-    def __init__(self, expression: Expression) -> None:
-        self.expression = expression
-        self._width = 1
-
-    def read(self, frame: pd.DataFrame, state: State) -> list[Array]:
-        """Return the k columns of values."""
-        node = self.expression.node
-        if isinstance(node, Name):
-            return [must_be_numbers(read(frame, node.name), node.name, "column")]
-        values = _derive(self.expression, frame, state)
-        self._width = 1 if values.ndim == 1 else values.shape[1]
-        return [values] if values.ndim == 1 else list(values.T)
-
-    def count(self, reduced: bool) -> int:
-        """Return the number of columns."""
-        return self._width
-
-    def made_up(self, n: int, rng: np.random.Generator) -> list[Array]:
-        """Return values that no data have, as `read` does."""
-        return list(rng.normal(size=(self._width, n)))
-
-    def differences(self, reduced: bool) -> Array:
-        """Return the combinations of the columns' coefficients that are of interest: each."""
-        return np.eye(self._width)
-
-    def columns(self, values: list[Array], reduced: bool) -> Named:
-        """Return names and columns."""
-        text, node = self.expression.text, self.expression.node
-        if isinstance(node, Call) and node.function in BASES:
-            return [(f"{text}[{k}]", column) for k, column in enumerate(values, 1)]
-        return [(text, values[0])]
-
-
-class _Category:
-    """Categories with their contrast coding."""
-
-    def __init__(self, expression: Expression, column: str, categories: pd.Index, coding: Coding) -> None:
-        self.expression = expression
-        self.column = column
-        self.categories = categories
-        self._coding = coding
-        self._tables: dict[bool, tuple[list[str], Array]] = {}
-
-    def read(self, frame: pd.DataFrame, state: State) -> npt.NDArray[np.intp]:
-        """Return the codes of the rows, -1 where missing."""
-        return category_codes(read(frame, self.column), self.categories, self.column)
-
-    def count(self, reduced: bool) -> int:
-        """Return the number of columns."""
-        return len(self._coded(reduced)[0])
-
-    def made_up(self, n: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
-        """Return codes of categories at random, each as often."""
-        return rng.permutation(np.arange(n) % max(len(self.categories), 1)).astype(np.intp)
-
-    def differences(self, reduced: bool) -> Array:
-        """Return the combinations of the columns' coefficients that are of interest: each category less the first one.
-
-        Each category, where the columns are those of all categories.
-        """
-        table = self._coded(reduced)[1][:, :-1].T
-        return table[1:] - table[0] if reduced else table
-
-    def _coded(self, reduced: bool) -> tuple[list[str], Array]:
-        if reduced not in self._tables:
-            self._tables[reduced] = self._table(reduced)
-        return self._tables[reduced]
-
-    def columns(self, codes: npt.NDArray[np.intp], reduced: bool) -> Named:
-        """Return names and columns, without the reference category if `reduced`."""
-        names, table = self._coded(reduced)
-        return [(name, column[codes]) for name, column in zip(names, table, strict=True)]
-
-    def _table(self, reduced: bool) -> tuple[list[str], Array]:
-        """Names of the c columns and their (c, k + 1) values by category; the last one, NaN, is for a missing value."""
-        from formulaic.transforms import contrasts as codings
-
-        k = len(self.categories)
-        if reduced and k < 2:
-            what = f"one category ({listed(self.categories)})" if k else "no values"
-            message = f"column '{self.column}' has {what}: nothing to compare"
-            raise DataError(message, column=self.column)
-        kinds: dict[str, Callable[[], Any]] = {
-            "treatment": lambda: codings.TreatmentContrasts(base=self._reference()),
-            "sum": codings.SumContrasts,
-            "helmert": codings.HelmertContrasts,
-            "poly": codings.PolyContrasts,
-        }
-        contrasts, positions = kinds[self._coding.kind](), list(range(k))
-        style = contrasts.get_factor_format(positions, reduced_rank=reduced)
-        fields = contrasts.get_coding_column_names(positions, reduced_rank=reduced)
-        shown = (str(self.categories[field]) if isinstance(field, int) else field for field in fields)
-        names = [style.format(name=self.expression.text, field=field) for field in shown]
-        matrix = np.asarray(contrasts.get_coding_matrix(positions, reduced_rank=reduced), dtype=np.float64)
-        return names, np.hstack([matrix.T, np.full((len(names), 1), np.nan)])
-
-    def _reference(self) -> int:
-        """Position of the reference category of treatment coding."""
-        reference, base = self._coding.reference, self._coding.base
-        if reference is None:
-            position = 0 if base is None else base - 1
-            if 0 <= position < len(self.categories):
-                return position
-            message = f"base {base} of {self.expression.text} is not between 1 and {len(self.categories)}"
-            raise DataError(message, column=self.column)
-        for position, category in enumerate(self.categories.tolist()):
-            if category == reference or str(category) == reference:
-                return position
-        message = f"reference {reference!r} of {self.expression.text} is no category: {listed(self.categories)}"
-        raise DataError(message, column=self.column)
-
-
-def _products(terms: Terms, factors: dict[Expression, _Numeric | _Category]) -> tuple[tuple[int, _Product], ...]:
+def _products(terms: Terms, factors: dict[Expression, Numeric | Category]) -> tuple[tuple[int, _Product], ...]:
     """Return what is to be multiplied: the term, and for each factor of the product if its reference is left out."""
-    if not any(isinstance(factor, _Category) for factor in factors.values()):
+    if not any(isinstance(factor, Category) for factor in factors.values()):
         return tuple((t, tuple((expression, False) for expression in term)) for t, term in enumerate(terms.terms))
     expressions = list(factors)
     position = {expression: k for k, expression in enumerate(expressions)}
     shape = tuple(tuple(position[expression] for expression in term) for term in terms.terms)
-    categorical = tuple(isinstance(factor, _Category) for factor in factors.values())
+    categorical = tuple(isinstance(factor, Category) for factor in factors.values())
     return tuple(
         (t, tuple((expressions[k], reduced) for k, reduced in product))
         for t, product in _full_rank(terms.intercept, shape, categorical)
@@ -489,61 +334,3 @@ def _full_rank(
             if product:  # the intercept is ours
                 found.append((t, product))
     return tuple(found)
-
-
-class _FrameSource:
-    """Columns of a frame for one expression; remembers what was read."""
-
-    def __init__(self, expression: Expression, frame: pd.DataFrame, state: State) -> None:
-        self.text = expression.text
-        self.frame = frame
-        self.state = state
-        self.inputs: dict[str, Array] = {}
-
-    def numbers(self, name: Name) -> Array | float:
-        """Values of a name in the expression: a column of numbers, or pi where no column is called so."""
-        if name.is_pi and not self.state.setdefault("pi", {"is_column": "pi" in self.frame.columns})["is_column"]:
-            return math.pi
-        if name.name not in self.inputs:
-            column = f"in {self.text}, column"
-            self.inputs[name.name] = must_be_numbers(read(self.frame, name.name), name.name, column)
-        return self.inputs[name.name]
-
-    def groups(self, name: Name) -> tuple[npt.NDArray[np.intp], pd.Index]:
-        """Codes and labels of a grouping column; a missing label excuses what is missing in the result."""
-        codes, labels = code_column(read(self.frame, name.name), name.name)
-        self.inputs[f"{name.name} as a group"] = np.where(codes < 0, np.nan, 0.0)
-        return codes, labels
-
-
-def _derive(expression: Expression, frame: pd.DataFrame, state: State) -> Array:
-    """Evaluate a transform: (n,), or (n, k) for a basis."""
-    node, n = expression.node, len(frame)
-    source = _FrameSource(expression, frame, state)
-    with np.errstate(all="ignore"):
-        if isinstance(node, Call) and node.function in BASES:
-            argument = np.asarray(calculate(node.argument, source, state))
-            _check_finite(argument, node.argument.text, source.inputs)
-            result = basis(node, argument, state)
-        else:
-            result = np.asarray(calculate(node, source, state))
-    if result.ndim == 0:
-        result = np.full(n, result)
-    _check_finite(result, expression.text, source.inputs)
-    return result
-
-
-def _check_finite(result: Array, text: str, inputs: dict[str, Array]) -> None:
-    finite = np.isfinite(result)
-    if finite.all():
-        return
-    bad = ~(finite if finite.ndim == 1 else finite.all(axis=1))
-    for column, values in inputs.items():
-        infinite = np.isinf(values) & bad
-        if infinite.any():
-            raise bad_values(f"column '{column}'", column, infinite, "infinite")
-        bad &= ~np.isnan(values)
-    if bad.any():
-        count, row = int(bad.sum()), int(np.argmax(bad))
-        plural = "s" if count > 1 else ""
-        raise DataError(f"{text} is not finite in {count} row{plural} (first: row {row})", column=text, row=row)
