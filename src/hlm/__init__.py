@@ -7,7 +7,7 @@
 np.float64(2.939)
 """
 
-from hlm import cases, datasets
+from hlm import cases, datasets, residuals
 from hlm.certificate import Certificate
 from hlm.comparison.compare import Comparison, compare
 from hlm.errors import (
@@ -51,4 +51,5 @@ __all__ = [
     "cases",
     "compare",
     "datasets",
+    "residuals",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hlm.covariance import Matrix
-from hlm.criterion import Objective, Space
+from hlm.optimize.protocols import Region, Searchable
 from hlm.optimize.trace import Vector
 from hlm_ext.criterion import KernelError
 from hlm_ext.linear import eigh
@@ -57,7 +57,7 @@ class Certificate:
         )
 
 
-def _outward(criterion: Objective, space: Space, exact: bool) -> tuple[float, int, Matrix, float]:
+def _outward(criterion: Searchable, space: Region, exact: bool) -> tuple[float, int, Matrix, float]:
     """Return gain, factor, direction E and length of the best D + length · E; needs `derivatives` before.
 
     The gain is that of a quadratic whose curvature is tr(PVPV), or average information where traces were not wanted.
@@ -81,7 +81,7 @@ def _outward(criterion: Objective, space: Space, exact: bool) -> tuple[float, in
     return best
 
 
-def _ways(cone: dict[int, tuple[Matrix, slice]], space: Space) -> Iterator[tuple[int, Matrix]]:
+def _ways(cone: dict[int, tuple[Matrix, slice]], space: Region) -> Iterator[tuple[int, Matrix]]:
     """Factor and vv' of the steepest direction v of each block."""
     for k, block in space.cones():
         G = cone[k][0]
@@ -92,7 +92,7 @@ def _ways(cone: dict[int, tuple[Matrix, slice]], space: Space) -> Iterator[tuple
             yield k, np.outer(v, v)
 
 
-def certify(criterion: Objective, space: Space, information: str = "observed") -> Certificate:
+def certify(criterion: Searchable, space: Region, information: str = "observed") -> Certificate:
     """Certify the point at which the criterion was evaluated last, by exact or average information."""
     if space.m == 0:
         return Certificate(0.0, 0.0, 0.0, 1.0)
@@ -103,7 +103,7 @@ def certify(criterion: Objective, space: Space, information: str = "observed") -
     return Certificate(float(decrement), relative, outward, float(lowest))
 
 
-def escape(criterion: Objective, space: Space, information: str = "observed") -> Vector | None:
+def escape(criterion: Searchable, space: Region, information: str = "observed") -> Vector | None:
     """Return a point off the boundary point reached, where the criterion is lower, or None if there is none near."""
     theta, value = np.array(criterion.theta), criterion.last
     criterion.derivatives(information)
@@ -124,7 +124,7 @@ def escape(criterion: Objective, space: Space, information: str = "observed") ->
     return None
 
 
-def settle(criterion: Objective, space: Space, theta: Vector, value: float) -> bool:
+def settle(criterion: Searchable, space: Region, theta: Vector, value: float) -> bool:
     """Put directions of D without variance at exactly zero where that costs nothing.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +28,10 @@ from hlm_ext.forest import Forest
 from hlm_ext.roots import RootForest, leaf_roots
 from hlm_ext.structure import first_rows
 
+if TYPE_CHECKING:
+    from hlm.design import Column
+    from hlm.residuals.pattern import Estimated
+
 Objective = Criterion | VarianceCriterion
 Space = Template | Variances
 
@@ -48,6 +53,8 @@ class Problem:
         Where there are structures, known values or constraints: what θ stands for then.
     restrictions : Restrictions or None
         What was asked of γ, T and σ.
+    residual : Estimated or None
+        A structure of the level-1 errors, at known parameters: blocks and total of the coordinates are those under it.
     """
 
     design: Design
@@ -57,6 +64,7 @@ class Problem:
     crossed: CrossedStatistics | None = None
     variances: Variances | None = None
     restrictions: Restrictions | None = None
+    residual: Estimated | None = None
 
     @property
     def ordered(self) -> list[Factor]:
@@ -76,7 +84,8 @@ class Problem:
     @property
     def variance_parameters(self) -> int:
         """Number of free variance parameters, σ² among them."""
-        return self.template.m + 1 if self.variances is None else self.variances.parameters
+        own = self.template.m + 1 if self.variances is None else self.variances.parameters
+        return own if self.residual is None else own + self.residual.pattern.size
 
     @property
     def theta_names(self) -> list[str]:
@@ -168,6 +177,15 @@ class Problem:
             precise,
         )
 
+    def rows(self) -> tuple[Matrix, Column | None]:
+        """Return the rows (n, E) in the engine's columns and their weights; with a residual structure, made white."""
+        rows, weights = self.statistics.rows(self.coordinates.basis), self.statistics.weights
+        if self.residual is None:
+            return rows, weights
+        if weights is not None:
+            rows = rows * np.sqrt(weights)[:, None]
+        return self.residual.pattern.whiten(rows, self.residual.phi), None
+
     def precise_forest(self) -> RootForest:
         """Return a forest made from the rows, for values in which cross-products cancel.
 
@@ -178,14 +196,15 @@ class Problem:
         """
         coordinates, hierarchy = self.coordinates, self.statistics.hierarchy
         above = hierarchy.children[0] if len(hierarchy.levels) > 1 else np.array([0, len(hierarchy.levels[0])])
+        rows, weights = self.rows()
         roots, rests = leaf_roots(
-            self.statistics.rows(coordinates.basis),
+            rows,
             hierarchy.rows,
             hierarchy.first,
             np.repeat(np.arange(len(above) - 1), np.diff(above)),
             len(above) - 1,
             self.ordered[0].width,
-            self.statistics.weights,
+            weights,
         )
         noise = NO_RESIDUAL * float(np.abs(coordinates.basis[:, -1]) @ self.statistics.noise)
         return RootForest(coordinates.blocks, list(hierarchy.children), coordinates.total, roots, rests, noise * noise)

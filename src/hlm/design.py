@@ -16,6 +16,7 @@ from hlm.structure import Codes, code_labels
 from hlm_ext.structure import first_rows
 
 if TYPE_CHECKING:
+    from hlm.residuals.pattern import Pattern
     from hlm.variance.relation import Relation
     from hlm.variance.structures import Structure
 
@@ -155,6 +156,8 @@ class Design:
         σ where it is known: 1 with known sampling variances 1/w_i.
     absorbed : Absorbed or None
         Fixed intercepts of groups: y and columns are then less their means of groups.
+    residual : Pattern or None
+        Structure of the level-1 errors; None: independent, of variance σ²/w_i.
     """
 
     response: str
@@ -170,6 +173,7 @@ class Design:
     dropped: dict[str, int] = field(default_factory=dict)
     sigma: float | None = None
     absorbed: Absorbed | None = None
+    residual: Pattern | None = None
 
     @property
     def rows(self) -> int:

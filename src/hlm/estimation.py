@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hlm.certificate import GAIN, NEARLY_ZERO, Certificate, certify, escape, settle
-from hlm.criterion import Objective, Problem, Space
+from hlm.criterion import Objective, Problem
 from hlm.errors import DataError, DesignError
 from hlm.optimize import em, newton
+from hlm.optimize.protocols import Region, Searchable
 from hlm.optimize.start import moment_start
 from hlm.optimize.trace import Trace, Vector
 from hlm.variance.criterion import VarianceCriterion
@@ -60,10 +61,7 @@ def estimate(problem: Problem, reml: bool, method: str, max_iter: int | None, ac
     DegenerateError
         For a likelihood without a maximum.
     """
-    if method not in METHODS:
-        raise DataError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
-    if max_iter is not None and (not isinstance(max_iter, (int, np.integer)) or max_iter < 1):
-        raise DataError(f"max_iter must be a whole number of at least 1, got {max_iter!r}")
+    check_method(method, max_iter)
     try:
         criterion = problem.criterion(reml)
         trace, certificate = _minimize(problem, criterion, method, max_iter, accelerate)
@@ -106,6 +104,14 @@ def _has_residual(problem: Problem, criterion: Objective) -> bool:
     return max(float(np.abs(L).max()) for L in roots) < NO_RESIDUAL_ABOVE
 
 
+def check_method(method: str, max_iter: int | None) -> None:
+    """Refuse a method that is none, or a number of iterations that is none."""
+    if method not in METHODS:
+        raise DataError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    if max_iter is not None and (not isinstance(max_iter, (int, np.integer)) or max_iter < 1):
+        raise DataError(f"max_iter must be a whole number of at least 1, got {max_iter!r}")
+
+
 def _minimize(
     problem: Problem, criterion: Objective, method: str, max_iter: int | None, accelerate: bool
 ) -> tuple[Trace, Certificate]:
@@ -139,7 +145,7 @@ def _minimize(
     if search != final:
         trace.extend(newton.minimize(criterion, space, np.array(criterion.theta), final, steps))
         information = final if method == "newton" else information
-    return trace, _leave_saddles(criterion, space, trace, information, final, steps)
+    return trace, leave_saddles(criterion, space, trace, information, final, steps)
 
 
 def _other_starts(problem: Problem, criterion: Objective) -> list[Vector]:
@@ -194,19 +200,26 @@ def _expect_and_maximize(
     return trace, certify(criterion, space, final)
 
 
-def _leave_saddles(
-    criterion: Objective, space: Space, trace: Trace, information: str, judge: str, max_iter: int
+def leave_saddles(
+    criterion: Searchable,
+    space: Region,
+    trace: Trace,
+    information: str,
+    judge: str,
+    max_iter: int,
+    rounding: float = newton.ROUNDING,
 ) -> Certificate:
     """Certify the point reached; go on from boundary points where the cone test shows a way down.
 
-    `information` are the second derivatives of the optimiser, `judge` those of the certificate.
+    `information` are the second derivatives of the optimiser, `judge` those of the certificate; `rounding`: see
+    `hlm.optimize.newton.minimize`.
     """
     certificate = certify(criterion, space, judge)
     for _ in range(ESCAPES):
         way = escape(criterion, space, judge) if certificate.cone >= GAIN else None
         if way is None:
             break
-        trace.extend(newton.minimize(criterion, space, way, information, max_iter))
+        trace.extend(newton.minimize(criterion, space, way, information, max_iter, rounding=rounding))
         certificate = certify(criterion, space, judge)
     if settle(criterion, space, np.array(criterion.theta), criterion.last):
         certificate = certify(criterion, space, judge)

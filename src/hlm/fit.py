@@ -22,7 +22,6 @@ from hlm.diagnostics.report import Checks, check
 from hlm.diagnostics.residuals import residuals
 from hlm.empirical_bayes.methods import EmpiricalBayesMethods
 from hlm.error_structure.methods import ErrorStructureMethods
-from hlm.estimation import estimate
 from hlm.inference.distributions import checked_alpha
 from hlm.inference.fixed import Inference
 from hlm.inference.information import VarianceInformation, information
@@ -34,6 +33,8 @@ from hlm.notation import show_equations
 from hlm.prediction import linear_predictor, predict, predict_interval
 from hlm.profiles.profile import fixed_intervals, profile_table
 from hlm.profiles.table import variance_table
+from hlm.residuals.estimation import estimate_model
+from hlm.residuals.results import ResidualEstimate, residual_of
 from hlm.simulation import simulate, simulator_of
 from hlm_ext.linear import lower_factor
 
@@ -129,6 +130,9 @@ class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
         frame = self._trace.table()
         values = [self._user_theta(theta) for theta in self._trace.theta]
         names = self._problem.theta_names
+        if self._problem.residual is not None:
+            values = [np.concatenate(pair) for pair in zip(values, self._trace.residual, strict=True)]
+            names = [*names, *self._problem.residual.pattern.names]
         return frame.join(pd.DataFrame(np.array(values).reshape(len(values), len(names)), columns=names))
 
     @property
@@ -313,6 +317,11 @@ class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
         engine = [L @ L.T for L in space.factors_of(self._point)]
         return _effects.flat_directions(self._problem, engine, space.deficiencies(self._point))
 
+    @property
+    def residual(self) -> ResidualEstimate:
+        """The structure of the level-1 errors that the model was given; see `hlm.residuals`."""
+        return residual_of(self)
+
     def information(self, kind: str = "observed", boundary: str = "free") -> VarianceInformation:
         """Return the information of the entries of T and σ²; see `hlm.inference.information.information`."""
         return information(self, kind, boundary)
@@ -460,7 +469,7 @@ class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
         """Fit the model to another response (N,): same criterion, method, known values; see `Model.with_response`."""
         model, asked = self.model.with_response(y), self._problem.restrictions
         problem = model.problem if asked is None else model.problem.restrict(asked)
-        return Fit(model, problem, estimate(problem, self.reml, self.method, None, False), self.reml, self.method)
+        return Fit(model, *estimate_model(problem, self.reml, self.method), self.reml, self.method)
 
     def simulate(self, count: int = 1, seed: Any = None) -> pd.DataFrame:
         """Draw responses from the model at its estimates: new random effects, new errors.

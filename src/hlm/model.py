@@ -15,9 +15,10 @@ from hlm.criterion import Problem, make_problem
 from hlm.crossed import SOLVERS
 from hlm.design import Column, Design, Factor, as_float, check_design, code_column, merge_factors
 from hlm.errors import DataError, DataTypeError, DesignError, HLMError, RankDeficientWarning
-from hlm.estimation import estimate
 from hlm.fit import Fit
 from hlm.frames import Mask, bad_values, usable
+from hlm.residuals.estimation import estimate_model
+from hlm.residuals.structures import Residual, bind, columns_of
 from hlm.responses import Prepared
 from hlm.specification.arrays import Random
 from hlm.specification.build import FormulaReader
@@ -61,6 +62,9 @@ class Model(ModelViews):
         Known covariance K between the levels of a grouping factor (pedigrees, space), Cov(u_l, u_m) = K_lm T: a
         DataFrame with the levels as index, an array in the order of the levels, or an `hlm.Between`, which also takes
         sparse matrices and precisions. A dense matrix of its levels is factored: for up to some thousands.
+    residual : Residual, optional
+        Structure of the level-1 errors, see `hlm.residuals`: ``ByStratum("sex")``, ``LogLinear("~ age + sex")``,
+        ``AR1("occasion")``, …; left out, they are independent, of variance σ²/w_i.
     missing : {"drop", "raise"}
         Drop rows in which a used column is missing (they are counted, and outputs keep the input's rows), or raise.
 
@@ -89,11 +93,12 @@ class Model(ModelViews):
         sampling_variance: Any = None,
         covariance: Mapping[str, str | Structure] | None = None,
         between: Mapping[str, Any] | None = None,
+        residual: Residual | None = None,
         missing: str = "drop",
     ) -> None:
         self._reader: FormulaReader | None = FormulaReader(formula)
         given = {"weights": weights, "frequencies": frequencies, "sampling_variance": sampling_variance}
-        self.design = self._reader.design(data, given, missing, covariance, between)
+        self.design = self._reader.design(data, given, missing, covariance, between, residual)
         check_design(self.design)
 
     @classmethod
@@ -107,6 +112,7 @@ class Model(ModelViews):
         weights: npt.ArrayLike | None = None,
         frequencies: npt.ArrayLike | None = None,
         sampling_variance: npt.ArrayLike | None = None,
+        residual: Residual | None = None,
         response: str = "y",
     ) -> Model:
         """Build a model from arrays; no copies are made of float64 arrays.
@@ -127,6 +133,8 @@ class Model(ModelViews):
             Whole numbers: row i stands for f_i identical rows, and for none where f_i = 0.
         sampling_variance : (n,) array, optional
             Known variances of the responses, σ = 1.
+        residual : Residual, optional
+            Structure of the level-1 errors, of arrays with a value for each row; see `hlm.residuals`.
         response : str
             Name of y in tables.
 
@@ -137,7 +145,7 @@ class Model(ModelViews):
         model = cls.__new__(cls)
         model._reader = None
         given = {"weights": weights, "frequencies": frequencies, "sampling_variance": sampling_variance}
-        model.design = _design_of_arrays(y, X, random, names, given, response)
+        model.design = bind(residual, _design_of_arrays(y, X, random, names, given, response))
         check_design(model.design)
         return model
 
@@ -152,6 +160,7 @@ class Model(ModelViews):
         sampling_variance: Any = None,
         covariance: Mapping[str, str | Structure] | None = None,
         between: Mapping[str, Any] | None = None,
+        residual: Residual | None = None,
         missing: str = "drop",
         structural_zeros: Sequence[str] = (),
         **tables: Any,
@@ -169,7 +178,7 @@ class Model(ModelViews):
         data : DataFrame or mapping
             Rows of level 1; or all columns, joined.
         weights, frequencies, sampling_variance : str or (N,) array, optional
-            See `Model`; so are `covariance` and `between`.
+            See `Model`; so are `covariance`, `between` and `residual`.
         missing : {"drop", "raise", "error"}
             Rows without a value, and all rows of a unit without one: left out and counted, or an error ("raise" and
             "error" are the same).
@@ -204,9 +213,9 @@ class Model(ModelViews):
         model = cls.__new__(cls)
         reader = EquationReader(equations, data, tables, structural_zeros)
         given = {"weights": weights, "frequencies": frequencies, "sampling_variance": sampling_variance}
-        named = [name for name in given.values() if isinstance(name, str)]
+        named = [*(name for name in given.values() if isinstance(name, str)), *columns_of(residual)]
         model._reader = reader
-        model.design = reader.design(reader.joined(missing, named), given, missing, covariance, between)
+        model.design = reader.design(reader.joined(missing, named), given, missing, covariance, between, residual)
         check_design(model.design)
         return model
 
@@ -347,7 +356,7 @@ class Model(ModelViews):
             problem = self._restricted
         else:
             problem = gathered.restrict(read_restrictions(self.design, fixed, constraints), core)
-        return Fit(self, problem, estimate(problem, reml, method, max_iter, accelerate), reml, method)
+        return Fit(self, *estimate_model(problem, reml, method, max_iter, accelerate), reml, method)
 
     def new_rows(self, new: Any) -> tuple[list[Column], list[Column], pd.Index]:
         """Return fixed columns and offset of new rows, and their index; see `Fit.predict`."""

@@ -136,9 +136,21 @@ def _random_section(fit: Fit) -> Section:
     return section
 
 
+def _error_section(fit: Fit) -> Section:
+    """The structure of the level-1 errors."""
+    residual = fit.residual
+    section = Section("Level-1 errors", [f"{residual}; tested against independent ones: {residual.homogeneity}"])
+    section.header = ["", "estimate", "95% from", "to", "std. error", "of scale"]
+    for name, (value, scale, se, lower, upper) in residual.table().T.items():
+        section.rows.append([str(name), _number(value), _number(lower), _number(upper), _number(se), scale])
+    return section
+
+
 def sections(fit: Fit, view: Inference) -> list[Section]:
     """Return what a summary says, with tests of the fixed effects as `view` judges them."""
     parts = [_model_section(fit), _structure_section(fit), _fixed_section(fit, view), _random_section(fit)]
+    if fit.model.design.residual is not None:
+        parts.append(_error_section(fit))
     parts.append(Section("Certificate", [str(fit.certificate)]))
     return parts
 

@@ -1,8 +1,9 @@
 """Make the reference files of the tests from a folder of R's results: ``python make_reference.py FOLDER [OUTPUT]``.
 
 FOLDER holds one JSON and one CSV file a data set and ``published.json``; OUTPUT (default: the folder of this script)
-gets ``reference/``, ``published.json`` and ``known_values.json``. Kept are the models fitted by lmer, with what `KEYS`
-lists; no number is rounded. CSV and JSON files of an earlier run in ``OUTPUT/reference`` are removed first.
+gets ``reference/``, ``published.json``, ``known_values.json`` and ``residual_structures.json``. Kept are the models
+fitted by lmer, with what `KEYS` lists; no number is rounded. CSV and JSON files of an earlier run in
+``OUTPUT/reference`` are removed first.
 """
 
 from __future__ import annotations
@@ -129,6 +130,22 @@ def known_values(folder: Path) -> dict[str, Any]:
     }
 
 
+def residual_structures(folder: Path) -> list[dict[str, Any]]:
+    """Return nlme's models with residual variances by stratum or correlated residuals."""
+    models = []
+    for path in sorted(folder.glob("*.json")):
+        for model in json.loads(path.read_text(encoding="utf-8")).get("nlme", []):
+            level1 = model["level1"]
+            if not (level1["stratum"] or level1["correlation"]):
+                continue
+            keys = ("id", "fixed", "random", "group", "reml", "vcov", "sigma", "sd_ratio", "rho", "criterion", "ranef")
+            kept = {"dataset": path.stem, **{key: model[key] for key in keys}, "fixef": model["fixef"]["values"]}
+            kept |= {"stratum": level1["stratum"], "correlation": level1["correlation"]}
+            kept |= {"T": model["T"] and model["T"]["covariance"], "parameters": model["n_covariance_parameters"]}
+            models.append(kept)
+    return models
+
+
 def main(folder: Path, output: Path) -> None:
     """Make all files anew."""
     reference = output / "reference"
@@ -149,6 +166,7 @@ def main(folder: Path, output: Path) -> None:
     text = json.dumps(published(json.loads((folder / "published.json").read_text(encoding="utf-8"))), indent=1)
     (output / "published.json").write_text(text + "\n", encoding="utf-8")
     (output / "known_values.json").write_bytes(compact(known_values(folder)))
+    (output / "residual_structures.json").write_bytes(compact(residual_structures(folder)))
 
 
 if __name__ == "__main__":

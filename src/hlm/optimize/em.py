@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hlm.criterion import Objective, Space
 from hlm.errors import NumericalError
+from hlm.optimize.protocols import Region, Searchable
 from hlm.optimize.trace import Trace, Vector
 from hlm_ext.trust_region import trust_region_step
 
@@ -29,7 +29,7 @@ class EM:
         Dempster, Laird and Rubin (1977) and of Raudenbush and Bryk: σ² is updated from its posterior moment.
     """
 
-    def __init__(self, criterion: Objective, template: Space, profiled: bool) -> None:
+    def __init__(self, criterion: Searchable, template: Region, profiled: bool) -> None:
         self.criterion = criterion
         self.template = template
         self.profiled = profiled
@@ -79,8 +79,8 @@ def _extrapolate(x0: State, x1: State, x2: State) -> State | None:
 
 
 def minimize(
-    criterion: Objective,
-    template: Space,
+    criterion: Searchable,
+    template: Region,
     theta: Vector,
     profiled: bool,
     accelerate: bool,
@@ -107,8 +107,13 @@ def minimize(
     NumericalError
         If a step raises the criterion by more than rounding.
     """
-    em = EM(criterion, template, profiled)
-    trace = Trace("ecme" if profiled else "em")
+    return run(EM(criterion, template, profiled), theta, accelerate, max_iter, information)
+
+
+def run(em: EM, theta: Vector, accelerate: bool, max_iter: int, information: str) -> Trace:
+    """Run an EM algorithm; see `minimize`."""
+    criterion = em.criterion
+    trace = Trace("ecme" if em.profiled else "em")
     criterion.value(theta)
     state: State = (theta, criterion.sigma2)
     value = em.value(state)
@@ -141,7 +146,7 @@ def minimize(
     return trace
 
 
-def _decrement(criterion: Objective, information: str) -> float:
+def _decrement(criterion: Searchable, information: str) -> float:
     """Return what a Newton step would gain where the criterion stands; infinite where there is no minimum near."""
     gradient, hessian = criterion.derivatives(information)
     _, _, decrement, lowest, _ = trust_region_step(gradient, hessian, 1e6)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hlm.criterion import Objective, Space
+from hlm.optimize.protocols import Smooth, Steps
 from hlm.optimize.trace import Trace, Vector
 from hlm_ext.criterion import KernelError
 from hlm_ext.trust_region import trust_region_step
@@ -25,12 +25,13 @@ ROUNDING = 4e-16
 
 
 def minimize(
-    criterion: Objective,
-    space: Space,
+    criterion: Smooth,
+    space: Steps,
     theta: Vector,
     information: str = "observed",
     max_iter: int = 200,
     rival: tuple[Vector, float] | None = None,
+    rounding: float = ROUNDING,
 ) -> Trace:
     """Minimise a criterion from `theta` (m,).
 
@@ -46,6 +47,8 @@ def minimize(
     max_iter : int
     rival : (m,) float64 and float, optional
         An optimum that is known already and its value: the search ends when it is seen to lead there.
+    rounding : float
+        Rounding error of the criterion, relative to its size and degrees of freedom.
 
     Returns
     -------
@@ -70,7 +73,7 @@ def minimize(
         if rival is not None and inside and _leads_to(rival, theta + step, value, gain, hessian):
             trace.message = "leads to a known optimum"
             break
-        noise = ROUNDING * (abs(value) + criterion.freedom)
+        noise = rounding * (abs(value) + criterion.freedom)
         if rejected > 40:
             trace.message = "no step lowers the criterion"
             break

@@ -10,6 +10,7 @@ import pandas as pd
 from hlm.design import Column, Design, Factor, code_column, merge_factors
 from hlm.errors import DataError, HLMError
 from hlm.frames import complete_rows, stored, to_frame
+from hlm.residuals.structures import Residual, bind, columns_of
 from hlm.specification.columns import Encoder, Piece, encode, evaluate, learn
 from hlm.specification.formula import Formula, RandomTerm, parse
 from hlm.specification.transforms import State
@@ -49,7 +50,13 @@ class FormulaReader:
         self._described: dict[str, Variable | None] = {}
 
     def design(
-        self, data: Any, weights: dict[str, Any], missing: str, covariance: Any = None, between: Any = None
+        self,
+        data: Any,
+        weights: dict[str, Any],
+        missing: str,
+        covariance: Any = None,
+        between: Any = None,
+        residual: Residual | None = None,
     ) -> Design:
         """Return the design of the formula on `data`.
 
@@ -64,24 +71,27 @@ class FormulaReader:
             See `assign`.
         between : mapping or None
             See `with_between`.
+        residual : Residual or None
+            Structure of the level-1 errors.
         """
         if missing not in ("drop", "raise", "error"):
             raise DataError(f"missing must be 'drop' or 'raise', got {missing!r}")
         missing = "drop" if missing == "drop" else "raise"
         formula = self.formula
         named = [name for name in weights.values() if isinstance(name, str)]
-        full = to_frame(data, list(dict.fromkeys([*formula.columns, *named])))
+        needed = list(dict.fromkeys([*formula.columns, *columns_of(residual)]))
+        full = to_frame(data, list(dict.fromkeys([*needed, *named])))
         if len(full) == 0:
             raise DataError("data has no rows")
         given = read_weights(weights, len(full), full)
-        frame, kept, dropped = complete_rows(full, formula.columns, missing, given.zero)
+        frame, kept, dropped = complete_rows(full, needed, missing, given.zero)
         used = given.take(kept)
         try:
             parts = self._read(frame, used.get("frequencies"), covariance)
         except HLMError as error:
             raise (error if kept is None else error.of_input(np.flatnonzero(kept).tolist())) from None
         parts["factors"] = with_between(parts["factors"], between)
-        return Design(
+        design = Design(
             **parts,
             sigma=given.sigma,
             weights=used.get("weights"),
@@ -90,6 +100,7 @@ class FormulaReader:
             kept=kept,
             dropped=dropped | given.counts,
         )
+        return bind(residual, design, frame)
 
     def _read(self, frame: pd.DataFrame, frequencies: Column | None, covariance: Any) -> dict[str, Any]:
         """Return what a design has of the columns of complete rows."""

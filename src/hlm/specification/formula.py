@@ -137,6 +137,29 @@ def _parse(text: str) -> Formula:
     return Formula(text, response, tuple(algebra.offsets), fixed, tuple(algebra.random), columns)
 
 
+def parse_terms(text: str) -> Terms:
+    """Parse a one-sided formula, ``"~ x + z"``: terms without a response, random terms or offsets.
+
+    Raises
+    ------
+    FormulaError
+        If it cannot be read; the message shows the place with a caret.
+    """
+    cursor = Cursor(text)
+    if not cursor.at("~"):
+        cursor.fail("a one-sided formula begins with '~': '~ x + z'")
+    cursor.take()
+    if cursor.next.kind == "end":
+        cursor.fail("no terms right of '~'")
+    algebra = _Algebra(cursor)
+    masks = algebra.read()
+    if cursor.next.kind != "end":
+        cursor.fail(f"expected an operator, found {describe(cursor.next)}")
+    if algebra.random or algebra.offsets:
+        cursor.fail("random terms and offsets have no place in a one-sided formula", cursor.tokens[0])
+    return algebra.finish(masks)
+
+
 def _read_response(cursor: Cursor) -> Expression:
     tildes = [token for token in cursor.tokens if token.text == "~" and token.kind == "operator"]
     if not tildes:

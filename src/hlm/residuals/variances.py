@@ -1,0 +1,129 @@
+"""Level-1 variances that differ: by stratum, and log-linear in covariates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from hlm.covariance import Matrix
+from hlm.residuals.pattern import Pattern
+from hlm.residuals.pieces import Layout, Pieces, RowPieces
+
+Places = npt.NDArray[np.intp]
+
+# Share of the rows up to which distinct (leaf, covariates) pairs are worth statistics of their own.
+DISTINCT = 0.5
+
+
+class LogVariance(Pattern):
+    """log Var(ε_i) = log σ² + (x_i - x̄)'φ - log w_i, with x̄ the origin of σ².
+
+    Rows with the same x are one kind; where nearly every row differs from those of its group the products are formed
+    from the rows at each φ instead.
+
+    Parameters
+    ----------
+    X : (K, r) float64
+        Distinct covariate rows, less their origin, in units of `scale`.
+    kind : (n,) intp
+        Of each row.
+    counts : (K,) float64
+        Rows of each kind (sums of frequencies).
+    names : sequence of r str
+    scale : (r,) float64
+        Units of X in those of the user.
+    """
+
+    def __init__(self, X: Matrix, kind: Places, counts: Matrix, names: Sequence[str], scale: Matrix) -> None:
+        self.X = X
+        self.kind = kind
+        self.counts = counts
+        self.names = tuple(names)
+        self.scale = scale
+
+    def coefficients(self, phi: Matrix) -> tuple[Matrix, Matrix]:
+        """Return exp(-x'φ) of each kind."""
+        c = np.exp(-self.X @ phi)
+        return c, -c[:, None] * self.X
+
+    def log_determinant(self, phi: Matrix) -> tuple[float, Matrix]:
+        """Return Σ x_i'φ."""
+        slope = self.counts @ self.X
+        return float(slope @ phi), slope
+
+    def pieces(self, rows: Matrix, layout: Layout) -> Pieces | RowPieces:
+        """Return products of each kind in each leaf, or of the rows where there are too many kinds."""
+        leaf = layout.leaf_of(len(rows))
+        distinct = len(np.unique(leaf * len(self.X) + self.kind))
+        if distinct <= DISTINCT * len(rows):
+            return Pieces(layout, rows, leaf, self.kind, len(self.X))
+        return RowPieces(layout, rows, leaf, self.kind, len(self.X))
+
+    def whiten(self, rows: Matrix, phi: Matrix) -> Matrix:
+        """Return rows times the square roots of their precision."""
+        return rows * np.sqrt(self.coefficients(phi)[0])[self.kind][:, None]
+
+    def color(self, noise: Matrix, phi: Matrix) -> Matrix:
+        """Return noise times the standard deviations of the rows."""
+        return noise / np.sqrt(self.coefficients(phi)[0])[self.kind]
+
+    def describe(self) -> str:
+        """Return the structure in words."""
+        return "log-linear in " + ", ".join(self.names)
+
+    def natural(self, phi: Matrix) -> pd.Series:
+        """Return α: differences of log variances for one unit of each covariate."""
+        return pd.Series(phi / self.scale, index=list(self.names))
+
+    def scaled(self, phi: Matrix) -> tuple[Matrix, list[str]]:
+        """Return α."""
+        return phi / self.scale, ["log variance"] * len(phi)
+
+    def unscaled(self, values: Matrix) -> Matrix:
+        """Return the values."""
+        return values
+
+
+class Strata(LogVariance):
+    """A residual variance for each stratum; φ are the log ratios of standard deviations to that of the first.
+
+    Parameters
+    ----------
+    codes : (n,) intp
+    labels : (S,) Index
+    counts : (S,) float64
+        Rows of each stratum.
+    column : str
+        What the strata are called.
+    """
+
+    def __init__(self, codes: Places, labels: pd.Index, counts: Matrix, column: str) -> None:
+        X = np.zeros((len(labels), len(labels) - 1))
+        X[1:] = 2 * np.eye(len(labels) - 1)
+        names = [f"sd({label}) / sd({labels[0]})" for label in labels[1:]]
+        super().__init__(X, codes, counts, names, np.ones(len(names)))
+        self.labels = labels
+        self.column = column
+
+    def describe(self) -> str:
+        """Return the structure in words."""
+        return f"a variance for each of the {len(self.labels)} strata of '{self.column}'"
+
+    def natural(self, phi: Matrix) -> pd.Series:
+        """Return ratios of standard deviations."""
+        return pd.Series(np.exp(phi), index=list(self.names))
+
+    def scaled(self, phi: Matrix) -> tuple[Matrix, list[str]]:
+        """Return their logarithms."""
+        return phi, ["log"] * len(phi)
+
+    def unscaled(self, values: Matrix) -> Matrix:
+        """Return ratios from their logarithms."""
+        return np.asarray(np.exp(values))
+
+    def sd(self, phi: Matrix, sigma: float) -> pd.Series:
+        """Return the residual standard deviation of each stratum."""
+        return pd.Series(sigma * np.exp(np.append(0.0, phi)), index=self.labels, name="sd")
