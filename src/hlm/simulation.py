@@ -44,6 +44,8 @@ class Simulator:
         T of each grouping factor, in units of the response.
     sigma : float
         Residual standard deviation.
+    phi : (r,) array, optional
+        Parameters of the structure of the level-1 errors; needed if the model has one.
 
     Raises
     ------
@@ -52,8 +54,13 @@ class Simulator:
         are is not known then).
     """
 
-    def __init__(self, model: Model, params: Any, covariances: Mapping[str, Any], sigma: float) -> None:
+    def __init__(
+        self, model: Model, params: Any, covariances: Mapping[str, Any], sigma: float, phi: Array | None = None
+    ) -> None:
         design = model.design
+        if (phi is None) != (design.residual is None):
+            raise DataError("phi are the parameters of the level-1 errors of a model with residual=")
+        self.phi = phi
         if design.frequencies is not None and (design.frequencies > 1).any():
             raise DataError("rows with frequencies stand for rows of different responses: repeat them to simulate")
         beta = np.nan_to_num(as_float(params, "params"))
@@ -83,7 +90,10 @@ class Simulator:
 
     def draw(self, rng: np.random.Generator) -> Array:
         """Return a response (n,) of the rows that are used, offset included."""
-        y = self.mean + self.noise * rng.standard_normal(self.design.rows)
+        errors = rng.standard_normal(self.design.rows)
+        if self.design.residual is not None and self.phi is not None:
+            errors = self.design.residual.color(errors, self.phi)
+        y = self.mean + self.noise * errors
         for factor, values in zip(self.design.factors, self.effects(rng), strict=True):
             y += contributions(factor, values, factor.codes, list(factor.columns))
         return y
@@ -91,7 +101,8 @@ class Simulator:
 
 def simulator_of(fit: Fit) -> Simulator:
     """Return a simulator at the estimates of a fit."""
-    return Simulator(fit.model, fit.params, fit.covariances, fit.sigma)
+    residual = fit._problem.residual
+    return Simulator(fit.model, fit.params, fit.covariances, fit.sigma, None if residual is None else residual.phi)
 
 
 def simulate(simulator: Simulator, count: int, seed: Any) -> pd.DataFrame:

@@ -91,6 +91,7 @@ def nest(one: Fit, other: Fit) -> Nesting:
         )
     fixed = _fixed_effects(small, large)
     places, maps = _random_effects(small.model.design, large.model.design)
+    _check_errors(small, large, fixed)
     if small.df_model == large.df_model:
         raise DesignError("the two models are the same: they have the same columns and the same parameters")
     for fit, which in ((small, "smaller"), (large, "larger")):
@@ -143,6 +144,22 @@ def _check_rows(one: Design, other: Design) -> None:
         mine, theirs = getattr(one, name), getattr(other, name)
         if (mine is None) != (theirs is None) or (mine is not None and not np.array_equal(mine, theirs)):
             raise DataError(f"the fits have different {name}")
+
+
+def _check_errors(small: Fit, large: Fit, fixed: int) -> None:
+    """Refuse different structures of the level-1 errors, and tests of variances beside one."""
+    patterns = [fit._problem.residual and fit._problem.residual.pattern for fit in (small, large)]
+    kinds = [pattern and (type(pattern), pattern.names, pattern.describe()) for pattern in patterns]
+    if kinds[0] != kinds[1]:
+        raise DesignError(
+            "the fits have different structures of the level-1 errors; fit.residual.homogeneity tests one against "
+            "independent errors, and AIC and BIC compare several"
+        )
+    if kinds[0] is not None and large.df_model - small.df_model != fixed:
+        raise DesignError(
+            "tests of variances of random effects are not offered beside a structure of the level-1 errors; AIC and "
+            "BIC compare the models"
+        )
 
 
 def _fixed_effects(small: Fit, large: Fit) -> int:

@@ -15,6 +15,7 @@ from hlm.empirical_bayes.chain import chain_roots, congruence, spread, walk
 from hlm.errors import DataError, DesignError, show
 from hlm.frames import to_frame
 from hlm.prediction import fixed_part
+from hlm.residuals.refusals import independent_errors
 from hlm.structure import Codes, Hierarchy, cross_codes, find_hierarchy
 from hlm.weights import SAMPLING, read_weights
 from hlm_ext.columns import Columns
@@ -96,6 +97,7 @@ def score_groups(fit: Fit, new: Any, weights: Any = None, seen: str = "error") -
     DataError
         For a label that the fit knows, naming it.
     """
+    independent_errors(fit, "empirical Bayes of new groups")
     if seen not in SEEN:
         raise DataError(f"seen must be 'error' or 'new', got {seen!r}")
     factors = _ordered(fit)

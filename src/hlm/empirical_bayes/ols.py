@@ -11,6 +11,7 @@ import pandas as pd
 
 from hlm.empirical_bayes.level_one import LevelOne, group_qr, level_one, triangular_solve
 from hlm.errors import DataError, DesignError
+from hlm.residuals.refusals import independent_errors
 from hlm.structure import Codes
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def group_ols(fit: Fit, name: str) -> GroupOLS:
         For an unknown factor; where rows of a group share effects that are not the group's: a higher level of a nested
         hierarchy (see `Fit.residual_table` for its generalised least squares), or crossed factors.
     """
+    independent_errors(fit, "least squares of each group by itself")
     design = fit.model.design
     factor = design.factor(name)
     _check_lowest(fit, factor)

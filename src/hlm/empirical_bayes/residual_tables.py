@@ -11,6 +11,7 @@ from scipy.special import betaincinv, chdtri, gammaln
 
 from hlm.empirical_bayes.chain import level
 from hlm.empirical_bayes.level_one import group_qr, level_one
+from hlm.residuals.refusals import independent_errors
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -52,6 +53,7 @@ def group_table(fit: Fit, name: str) -> pd.DataFrame:
     DesignError
         For an unknown factor, or where factors are crossed.
     """
+    independent_errors(fit, "the table of groups")
     design = fit.model.design
     factor = design.factor(name)
     own, equation = level(fit, name), level_one(fit, factor)
@@ -89,8 +91,8 @@ def row_table(fit: Fit) -> pd.DataFrame:
     """Return the table of the rows used, HLM 8's level-1 residual file.
 
     Columns: the label of each grouping factor; "l1resid" [L1RESID]: y less its fitted value; "fitval" [FITVAL]: the
-    fixed part and the effects û of all levels; "sigma" [SIGMA]: σ̂ (over the root of the row's weight); "population":
-    the fixed part alone; the columns of X but for constant ones.
+    fixed part and the effects û of all levels; "sigma" [SIGMA]: σ̂ of the row (over the root of its weight);
+    "population": the fixed part alone; the columns of X but for constant ones.
     """
     design = fit.model.design
     kept = slice(None) if design.kept is None else design.kept
@@ -99,9 +101,9 @@ def row_table(fit: Fit) -> pd.DataFrame:
         columns[factor.name] = factor.labels.take(factor.codes)
     columns["l1resid"] = fit.resid.to_numpy()[kept]
     columns["fitval"] = fit.fittedvalues.to_numpy()[kept]
-    columns["sigma"] = (
-        np.full(design.rows, fit.sigma) if design.weights is None else fit.sigma / np.sqrt(design.weights)
-    )
+    residual = fit._problem.residual
+    sd = np.full(design.rows, fit.sigma) * (1.0 if residual is None else residual.pattern.row_sd(residual.phi))
+    columns["sigma"] = sd if design.weights is None else sd / np.sqrt(design.weights)
     columns["population"] = fit.predict(effects="population").to_numpy()[kept]
     columns |= {name: x for name, x in zip(design.names, design.columns, strict=True) if np.ptp(x) > 0}
     index = pd.RangeIndex(design.rows) if design.index is None else design.index[kept]

@@ -13,6 +13,7 @@ import pandas as pd
 from hlm.empirical_bayes.chain import DEPENDENT, stages_of
 from hlm.empirical_bayes.ols import group_ols
 from hlm.errors import DataError, DesignError
+from hlm.residuals.refusals import independent_errors
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -75,6 +76,7 @@ def poolings(fit: Fit, effects: Sequence[str] | None = None) -> Poolings:
     DataError
         For an unknown effect.
     """
+    independent_errors(fit, "the table of poolings")
     design, problem = fit.model.design, fit._problem
     if not design.factors:
         raise DesignError("the model has no random effects: all its estimates are pooled")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.errors import DesignError
+from hlm.residuals.refusals import independent_errors
 
 if TYPE_CHECKING:
     from hlm.design import Factor
@@ -43,6 +44,7 @@ def standard_errors(fit: Fit, cluster: str | None = None) -> pd.DataFrame:
     DesignError
         For an unknown factor, or a model without random effects.
     """
+    independent_errors(fit, "the table of standard errors")
     design, problem = fit.model.design, fit._problem
     if not design.factors:
         raise DesignError("the model has no random effects: its standard errors are those of OLS")

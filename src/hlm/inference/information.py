@@ -31,6 +31,7 @@ from hlm_ext.criterion import Criterion, KernelError
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
+    from hlm.residuals.pattern import Estimated
 
 KINDS = ("observed", "expected", "average")
 BOUNDARIES = ("free", "all")
@@ -49,7 +50,8 @@ class Curvature:
     kind : str
         "observed", "expected" or "average".
     hessian : (r, r) float64
-        Second derivatives of -2 log-likelihood in the free parameters z, the last of which is σ² where it is free.
+        Second derivatives of -2 log-likelihood in the free parameters z: those of D, those of the level-1 errors, and
+        last σ² where it is free.
     shape : (m_D, r) float64
     size : (r,) float64
         See the module.
@@ -135,7 +137,8 @@ def information(fit: Fit, kind: str = "observed", boundary: str = "free") -> Var
     DataError
         For another kind or boundary, or observed information in all directions.
     DesignError
-        For all directions with covariance structures, known or tied variances.
+        For all directions with covariance structures, known or tied variances; beside a residual structure for other
+        than observed information, and with those.
     NumericalError
         If expected information is asked for and the core of a crossed design is too large for its traces.
     """
@@ -200,9 +203,13 @@ def curvature(problem: Problem, criterion: Objective, kind: str = "observed", bo
     else:
         second, outer = _second_in_D(criterion, template, kind)
         hessian, mixed = J.T @ second @ J, J.T @ outer
-    m = J.shape[1]
+    if problem.residual is not None:
+        if kind != "observed":
+            raise DesignError(f"{kind} information is not offered beside a residual structure: ask for 'observed'")
+        hessian, mixed = _with_errors(problem.residual, hessian, mixed, s * s / nu, s)
+    m = len(hessian)
     shape = np.zeros((len(D), m + 1))
-    shape[:, :m] = s * J
+    shape[:, : J.shape[1]] = s * J
     return Curvature(kind, bordered(hessian, mixed, nu / (s * s)), shape, np.r_[np.zeros(m), 1.0], D, error)
 
 
@@ -211,6 +218,11 @@ def _structured(problem: Problem, criterion: VarianceCriterion, kind: str, bound
 
     z is what is free of them: directions of x, and σ² where it is neither known nor one of x.
     """
+    if problem.residual is not None:
+        raise DesignError(
+            "information of variances is not offered for structures, known values or constraints of the random effects "
+            "beside a structure of the level-1 errors"
+        )
     if boundary == "all":
         raise DesignError("boundary='all' has no meaning with covariance structures, known or tied variances")
     if problem.crossed is not None and kind != "average" and not traces_affordable(problem.crossed):
@@ -234,6 +246,18 @@ def _structured(problem: Problem, criterion: VarianceCriterion, kind: str, bound
         mixed = jacobian[:-1, :m].T @ mixed
         hessian = bordered(hessian + np.outer(mixed, mixed) / corner, mixed, corner)
     return Curvature(kind, hessian, shape, size, D)
+
+
+def _with_errors(residual: Estimated, hessian: Matrix, mixed: Matrix, ratio: float, s: float) -> tuple[Matrix, Matrix]:
+    """Add the parameters φ of the level-1 errors to the Hessian in θ, and to the derivatives in it and σ².
+
+    T and σ² do not depend on φ: it only takes its part of the information.
+    """
+    m = len(hessian)
+    both = np.concatenate([mixed, -residual.squares / (s * s)])
+    full = residual.hessian + np.outer(both, both) * ratio
+    full[:m, :m] = hessian
+    return full, both
 
 
 def _second_in_D(criterion: Criterion, template: Template, kind: str) -> tuple[Matrix, Matrix]:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from hlm.criterion import Problem
 from hlm.errors import DesignError
+from hlm.residuals.refusals import independent_errors
 from hlm.responses import Prepared
 from hlm.sides import level_sums, sides, with_sides
 from hlm_ext.criterion import Criterion
@@ -71,6 +72,7 @@ class ConditionalAIC:
 
 def conditional_aic(fit: Fit) -> ConditionalAIC:
     """Return the conditional AIC of a fit; see the module for its definitions."""
+    independent_errors(fit, "the conditional AIC")
     design, problem = fit.model.design, fit._problem
     n, p = fit.nobs, problem.rank
     residual = fit.resid.to_numpy()
@@ -100,6 +102,7 @@ def conditional_aic(fit: Fit) -> ConditionalAIC:
 
 def effective_df(fit: Fit) -> float:
     """Return ρ = tr H: the fixed effects, and each random effect by the part that is not shrunken away."""
+    independent_errors(fit, "effective degrees of freedom")
     problem = fit._problem
     df = float(problem.rank)
     if not problem.design.factors:

@@ -11,6 +11,7 @@ import pandas as pd
 from hlm.design import Design, Factor
 from hlm.errors import DataError, DataTypeError, DesignError
 from hlm.prediction import fixed_part
+from hlm.residuals.refusals import one_variance
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -51,6 +52,7 @@ def r_squared(fit: Fit, method: str = "nakagawa", *, base: Fit | None = None, gr
     DesignError
         If a grouping factor must be chosen.
     """
+    one_variance(fit, "explained variance")
     if method not in METHODS:
         raise DataError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
     if method == "nakagawa":

@@ -13,6 +13,7 @@ from hlm.errors import DesignError, NumericalError
 from hlm.inference.information import information
 from hlm.measures.explained import variance_parts
 from hlm.profiles.profile import quantile
+from hlm.residuals.refusals import independent_errors
 from hlm_ext.criterion import Criterion
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def icc(fit: Fit, alpha: float = 0.05) -> pd.DataFrame:
     DesignError
         For a model without groups.
     """
+    independent_errors(fit, "the intraclass correlation")
     z = quantile(alpha)
     problem = fit._problem
     design = problem.design

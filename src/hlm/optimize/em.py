@@ -29,6 +29,9 @@ class EM:
         Dempster, Laird and Rubin (1977) and of Raudenbush and Bryk: σ² is updated from its posterior moment.
     """
 
+    # by how much rounding may raise the criterion, relative to its size and degrees of freedom
+    rounding = 1e-14
+
     def __init__(self, criterion: Searchable, template: Region, profiled: bool) -> None:
         self.criterion = criterion
         self.template = template
@@ -156,7 +159,7 @@ def _decrement(criterion: Searchable, information: str) -> float:
 def _checked(em: EM, state: State, value: float) -> tuple[State, float]:
     moved = em.step(state)
     new = em.value(moved)
-    noise = 1e-14 * (abs(value) + em.criterion.freedom)
+    noise = em.rounding * (abs(value) + em.criterion.freedom)
     if new > value + noise:
         raise NumericalError(f"an EM step raised the criterion from {value!r} to {new!r}")
     return moved, min(new, value)

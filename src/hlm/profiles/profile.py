@@ -15,6 +15,7 @@ from hlm.criterion import Problem
 from hlm.errors import DataError, DesignError, NumericalError
 from hlm.optimize import newton
 from hlm.profiles import paths
+from hlm.residuals.refusals import independent_errors
 from hlm_ext.criterion import Criterion, KernelError
 
 if TYPE_CHECKING:
@@ -334,6 +335,7 @@ def chosen(fit: Fit, names: list[str] | str | None) -> list[Parameter]:
     DesignError
         With covariance structures, known values or constraints.
     """
+    independent_errors(fit, "the profile likelihood")
     if is_restricted(fit):
         raise DesignError("profiles are not offered with covariance structures, known values or constraints")
     every = {parameter.name: parameter for parameter in parameters(fit)}

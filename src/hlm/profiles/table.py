@@ -67,7 +67,7 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald", scale: s
         se = np.nan if gradient is None else _error(gradient, found.covariance.to_numpy())
         low, high = _limits(parameter, se, z)
         rows[parameter.name] = [parameter.estimate, se, low, high, "known" if se == 0 else ""]
-    if boundary and method == "wald" and profile.is_restricted(fit):
+    if boundary and method == "wald" and (profile.is_restricted(fit) or fit._problem.residual is not None):
         for name in boundary:
             rows[name][4] = "on the boundary: no interval"
     elif boundary:

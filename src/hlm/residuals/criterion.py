@@ -47,18 +47,16 @@ class Gathered:
         layout = Layout(problem.statistics.hierarchy, sum(self.widths))
         self.pieces: Pieces | RowPieces = pattern.pieces(rows, layout)
 
-    def at(self, phi: Matrix, covariance: Matrix | None = None, independent: float = np.nan) -> Problem:
-        """Return the problem with the residual structure known, at φ (r,)."""
+    def at(self, phi: Matrix, estimated: Estimated | None = None) -> Problem:
+        """Return the problem with the residual structure known, at φ (r,), and what is known of it as an estimate."""
         problem, statistics = self.problem, self.problem.statistics
         products, total = self.pieces.combine(self.pattern.coefficients(phi)[0])
         blocks = level_blocks(products, self.widths, statistics.hierarchy)
-        if covariance is None:
-            covariance = np.full((len(phi), len(phi)), np.nan)
         return replace(
             problem,
             coordinates=replace(problem.coordinates, blocks=blocks, total=total),
             statistics=replace(statistics, log_weights=statistics.log_weights - self.pattern.log_determinant(phi)[0]),
-            residual=Estimated(self.pattern, phi, covariance, independent),
+            residual=estimated or Estimated(self.pattern, phi),
         )
 
 
@@ -127,13 +125,33 @@ class JointCriterion:
         self.theta = np.array(x)
         return self.last
 
-    def second_moments(self, sigma2: float | None = None) -> SecondMoments:
-        """Return those of the residuals at the x of the last `value`, for its σ² or another."""
+    def second_moments(self, sigma2: float | None = None, spread: bool = True) -> SecondMoments:
+        """Return those of the errors at the x of the last `value`; see `hlm.residuals.moments.second_moments`."""
         problem = self.problem
         matrices = problem.space.factors_of(self.split(self.theta)[0])
         roots = [matrices[k] for k in problem.template.order]
         children = list(problem.statistics.hierarchy.children)
-        return second_moments(self.inner, problem.coordinates.blocks, children, roots, sigma2)
+        return second_moments(self.inner, problem.coordinates.blocks, children, roots, sigma2, spread)
+
+    def squares(self) -> Matrix:
+        """Return the derivatives of r² in φ (r,)."""
+        fixed = self.second_moments(1.0, spread=False)
+        return np.asarray(self.gathered.pieces.sums(fixed) @ self.pattern.coefficients(self.split(self.theta)[1])[1])
+
+    def cross_slopes(self) -> Matrix:
+        """Return the derivatives of (X'V⁻¹X)⁻¹ in φ (r, p, p) by differences, in units of σ²."""
+        x, r = self.theta, self.pattern.size
+        out = np.zeros((r, self.forest.p, self.forest.p))
+        for a in range(r):
+            step = np.zeros(len(x))
+            step[len(x) - r + a] = STEP
+            sides = []
+            for sign in (1.0, -1.0):
+                self._evaluate(x + sign * step)
+                sides.append(self.inner.cross_inverse)
+            out[a] = (sides[0] - sides[1]) / (2 * STEP)
+        self._evaluate(x)
+        return out
 
     def _slope(self) -> Matrix:
         """Gradient in φ."""

@@ -84,6 +84,8 @@ class ResidualEM(EM):
     def __init__(self, criterion: JointCriterion, space: JointSpace, profiled: bool) -> None:
         super().__init__(criterion, space, profiled)
         self.joint = criterion
+        # sums over many patterns round more than those of one
+        self.rounding *= float(np.sqrt(1 + len(criterion.gathered.pieces.kind)))
 
     def value(self, state: State) -> float:
         """See `EM.value`; infinite where there is no such structure, so that no extrapolation goes there."""

@@ -9,14 +9,13 @@ from hlm.covariance import Matrix
 from hlm.criterion import Problem
 from hlm.errors import DesignError
 from hlm.estimation import Estimate, check_method, estimate, leave_saddles
-from hlm.inference.information import pseudo_inverse
 from hlm.optimize import newton
 from hlm.optimize.em import run
 from hlm.optimize.start import moment_start
 from hlm.optimize.trace import Trace
 from hlm.residuals.criterion import Gathered, JointCriterion, JointSpace
 from hlm.residuals.em import ResidualEM
-from hlm.residuals.pattern import Pattern
+from hlm.residuals.pattern import Estimated, Pattern
 from hlm_ext.criterion import Criterion, KernelError
 
 
@@ -74,10 +73,10 @@ def estimate_residual(
             trace = run(em, _start(problem, pattern, reml), accelerate, max_iter or 20_000, "observed")
             settle(joint, space, np.array(joint.theta), joint.last)
             certificate = certify(joint, space)
-        hessian = joint.derivatives()[1]
         theta, phi = joint.split(joint.theta)
-        covariance = (2 * pseudo_inverse(hessian))[-pattern.size :, -pattern.size :]
-        fitted = joint.gathered.at(phi, covariance, plain.value)
+        hessian = joint.derivatives()[1]
+        known = Estimated(pattern, phi, plain.value, hessian, joint.squares(), joint.cross_slopes())
+        fitted = joint.gathered.at(phi, known)
         own = fitted.criterion(reml)
         own.value(theta)
     except KernelError as error:

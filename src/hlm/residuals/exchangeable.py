@@ -10,8 +10,6 @@ through the size of the group only. ρ may be negative, down to -1/(M - 1) in gr
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -32,7 +30,6 @@ class Exchangeable(Pattern):
         Group of each row.
     """
 
-    correlated: ClassVar[bool] = True
     names = ("log eigenvalue ratio",)
 
     def __init__(self, codes: Places) -> None:
@@ -109,7 +106,7 @@ class Exchangeable(Pattern):
 
     def describe(self) -> str:
         """Return the structure in words."""
-        return "compound symmetry within groups"
+        return "equally correlated in groups (compound symmetry)"
 
     def natural(self, phi: Matrix) -> pd.Series:
         """Return ρ."""

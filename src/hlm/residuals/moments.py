@@ -50,6 +50,7 @@ def second_moments(
     children: Sequence[Places],
     roots: Sequence[Matrix],
     sigma2: float | None = None,
+    spread: bool = True,
 ) -> SecondMoments:
     """Return the second moments where the criterion stands.
 
@@ -63,25 +64,27 @@ def second_moments(
         Λ of each factor, leaves first.
     sigma2 : float, optional
         σ²; left out, that of the criterion.
+    spread : bool
+        With the covariance of the effects; without it H is that of the squares of the estimated errors.
     """
     beta = criterion.beta
     sigma2 = criterion.sigma2 if sigma2 is None else sigma2
     p = len(beta)
-    omega = criterion.cross_inverse if criterion.reml else np.zeros((p, p))
+    omega = criterion.cross_inverse if criterion.reml and spread else np.zeros((p, p))
     e = np.append(-beta, 1.0)
     common = np.outer(e, e) / sigma2
     common[:p, :p] += omega
     if not blocks:
         return SecondMoments(np.zeros((1, 0, p + 1)), common)
     means = criterion.effects()[0]
-    covariance = _path_covariances(blocks, children, roots, omega)
     u = means[-1]
     for k in range(len(blocks) - 2, -1, -1):
         u = np.concatenate([means[k], np.repeat(u, np.diff(children[k]), axis=0)], axis=1)
     J, Q = u.shape
     h = np.concatenate([-u, np.broadcast_to(e, (J, p + 1))], axis=1)
     H = -u[:, :, None] * h[:, None, :] / sigma2
-    H[:, :, : Q + p] += covariance[:, :Q]
+    if spread:
+        H[:, :, : Q + p] += _path_covariances(blocks, children, roots, omega)[:, :Q]
     H[:, :, Q:] *= 2
     return SecondMoments(H, common)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
 from hlm.covariance import Matrix
+from hlm.inference.information import pseudo_inverse
 from hlm.residuals.pieces import Layout, Pieces, RowPieces
 
 
@@ -22,9 +23,11 @@ class Pattern(ABC):
     ----------
     names : tuple of str
         Of φ, as a trace shows them.
+    heterogeneous : bool
+        Whether variances differ between rows of the same weight.
     """
 
-    correlated: ClassVar[bool] = False
+    heterogeneous: ClassVar[bool] = False
     names: tuple[str, ...]
 
     @property
@@ -72,6 +75,10 @@ class Pattern(ABC):
     def unscaled(self, values: Matrix) -> Matrix:
         """Return natural values (K,) from `scaled` ones, entry by entry."""
 
+    def row_sd(self, phi: Matrix) -> Matrix | float:
+        """Return the standard deviations of the errors of the rows (n,) in units of σ, for rows of weight 1."""
+        return 1.0
+
     def sd(self, phi: Matrix, sigma: float) -> pd.Series | None:
         """Return residual standard deviations of strata or occasions, None where there is one for all."""
         return None
@@ -85,13 +92,25 @@ class Estimated:
     ----------
     pattern : Pattern
     phi : (r,) float64
-    covariance : (r, r) float64
-        Asymptotic covariance of φ̂, with the uncertainty of the other variance parameters.
     independent : float
-        Criterion of the same model with independent errors of one variance.
+        Criterion of the same model with independent errors of one variance; NaN where φ is not an estimate, as below.
+    hessian : (m + r, m + r) float64
+        Second derivatives of the criterion in (θ, φ), σ² profiled out.
+    squares : (r,) float64
+        Derivatives of r² in φ.
+    cross_slopes : (r, p, p) float64
+        Derivatives of (X'V⁻¹X)⁻¹ in φ, in units of σ² and the engine's coordinates.
     """
 
     pattern: Pattern
     phi: Matrix
-    covariance: Matrix
-    independent: float
+    independent: float = np.nan
+    hessian: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
+    squares: Matrix = field(default_factory=lambda: np.zeros(0))
+    cross_slopes: Matrix = field(default_factory=lambda: np.zeros((0, 0, 0)))
+
+    @property
+    def covariance(self) -> Matrix:
+        """(r, r) asymptotic covariance of φ̂, with the uncertainty of the other variance parameters."""
+        r = self.pattern.size
+        return 2 * pseudo_inverse(self.hessian)[-r:, -r:]

@@ -10,8 +10,6 @@ neighbours, one set for each distance d. No digits are lost when ρ is near 1.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -40,8 +38,6 @@ class Serial(Pattern):
     distance : (n,) intp
         Which of them lies before the row at each place; -1 for the first ones.
     """
-
-    correlated: ClassVar[bool] = True
 
     def __init__(self, order: Places, new: npt.NDArray[np.bool_], distances: Matrix, distance: Places) -> None:
         self.order, self.new, self.distances, self.distance = order, new, distances, distance
@@ -129,7 +125,7 @@ class Serial(Pattern):
 
     def describe(self) -> str:
         """Return the structure in words."""
-        return "AR(1) within groups" if self.discrete else "continuous-time AR(1) within groups"
+        return "AR(1) in groups" if self.discrete else "AR(1) in continuous time in groups"
 
     def natural(self, phi: Matrix) -> pd.Series:
         """Return ρ, the correlation at distance 1."""

@@ -39,7 +39,7 @@ class Unrestricted(Pattern):
         Of the occasions.
     """
 
-    correlated: ClassVar[bool] = True
+    heterogeneous: ClassVar[bool] = True
 
     def __init__(self, codes: Places, occasion: Places, labels: pd.Index) -> None:
         T, J = len(labels), int(codes.max()) + 1
@@ -137,7 +137,7 @@ class Unrestricted(Pattern):
 
     def describe(self) -> str:
         """Return the structure in words."""
-        return f"unstructured over {len(self.labels)} occasions"
+        return f"of any covariance over {len(self.labels)} occasions"
 
     def natural(self, phi: Matrix) -> pd.Series:
         """Return ratios of standard deviations to that of the first occasion, and correlations."""
@@ -161,6 +161,14 @@ class Unrestricted(Pattern):
         """Return ratios and correlations."""
         ratios = len(self.labels) - 1
         return np.concatenate([np.exp(values[:ratios]), np.tanh(values[ratios:])])
+
+    def row_sd(self, phi: Matrix) -> Matrix:
+        """Return those of the occasions."""
+        sd = self._correlations(phi)[0]
+        out = np.empty(int(self.place.max()) + 1)
+        for t, rows in enumerate(self.place.T):
+            out[rows[rows >= 0]] = sd[t]
+        return out
 
     def sd(self, phi: Matrix, sigma: float) -> pd.Series:
         """Return the residual standard deviation of each occasion."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,8 @@ class LogVariance(Pattern):
         Units of X in those of the user.
     """
 
+    heterogeneous: ClassVar[bool] = True
+
     def __init__(self, X: Matrix, kind: Places, counts: Matrix, names: Sequence[str], scale: Matrix) -> None:
         self.X = X
         self.kind = kind
@@ -70,9 +73,13 @@ class LogVariance(Pattern):
         """Return noise times the standard deviations of the rows."""
         return noise / np.sqrt(self.coefficients(phi)[0])[self.kind]
 
+    def row_sd(self, phi: Matrix) -> Matrix:
+        """Return those of the kinds of row."""
+        return np.asarray(1 / np.sqrt(self.coefficients(phi)[0])[self.kind])
+
     def describe(self) -> str:
         """Return the structure in words."""
-        return "log-linear in " + ", ".join(self.names)
+        return "of a log-variance linear in " + ", ".join(self.names)
 
     def natural(self, phi: Matrix) -> pd.Series:
         """Return α: differences of log variances for one unit of each covariate."""
@@ -110,7 +117,7 @@ class Strata(LogVariance):
 
     def describe(self) -> str:
         """Return the structure in words."""
-        return f"a variance for each of the {len(self.labels)} strata of '{self.column}'"
+        return f"of a variance for each of the {len(self.labels)} strata of '{self.column}'"
 
     def natural(self, phi: Matrix) -> pd.Series:
         """Return ratios of standard deviations."""

@@ -1,0 +1,153 @@
+"""What else a fit with a residual structure offers, and what it refuses."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import chi2
+
+import hlm
+from hlm.residuals import AR1, ByStratum
+
+from ..reference import frame
+from .dense import Structured, structured
+
+
+def full_deviance(s: Structured, z: np.ndarray, reml: bool) -> float:
+    """-2 log-likelihood in (variance of the intercept, φ, σ²), β profiled or integrated out."""
+    case = s.case
+    V = z[-1] * s.covariance(z[1:-1]) + z[0] * (case.codes[0][:, None] == case.codes[0][None, :])
+    n, p = case.X.shape
+    inverse = np.linalg.inv(V)
+    S = case.X.T @ inverse @ case.X
+    e = case.y - case.X @ np.linalg.solve(S, case.X.T @ inverse @ case.y)
+    value = np.linalg.slogdet(V)[1] + (np.linalg.slogdet(S)[1] if reml else 0.0)
+    return float(value + (n - p if reml else n) * np.log(2 * np.pi) + e @ inverse @ e)
+
+
+def second_differences(f: Callable[[np.ndarray], float], x: np.ndarray) -> np.ndarray:
+    steps = np.diag(1e-3 * np.maximum(np.abs(x), 0.3))
+    return np.array(
+        [
+            [(f(x + a + b) - f(x + a - b) - f(x - a + b) + f(x - a - b)) / (4 * a.sum() * b.sum()) for a in steps]
+            for b in steps
+        ]
+    )
+
+
+@pytest.mark.parametrize("reml", [True, False], ids=["REML", "ML"])
+@pytest.mark.parametrize("kind", ["strata", "log-linear", "ar1", "cs"])
+def test_information_has_the_uncertainty_of_the_structure(kind: str, reml: bool) -> None:
+    s = structured(kind, [1], seed=14, weighted=True)
+    fit = s.model().fit(reml=reml)
+    estimated = fit._problem.residual
+    assert estimated is not None
+    z = np.concatenate([fit.covariances["f0"].to_numpy()[0], estimated.phi, [fit.sigma**2]])
+    expected = 2 * np.linalg.inv(second_differences(lambda z: full_deviance(s, z, reml), z))
+    at = [0, len(z) - 1]
+    # second differences: error of the order step²
+    np.testing.assert_allclose(fit.information().covariance, expected[np.ix_(at, at)], rtol=1e-3)
+    np.testing.assert_allclose(estimated.covariance, expected[1:-1, 1:-1], rtol=1e-3, atol=1e-6)
+    with pytest.raises(hlm.DesignError, match="ask for 'observed'"):
+        fit.information("expected")
+
+
+@pytest.mark.parametrize("kind", ["strata", "ar1", "unstructured"])
+def test_slopes_of_the_covariance_of_fixed_effects(kind: str) -> None:
+    s = structured(kind, [1, 1] if kind != "unstructured" else [], seed=18)
+    fit = s.model().fit()
+    problem, estimated = fit._problem, fit._problem.residual
+    assert estimated is not None
+    T = [fit.covariances[f"f{k}"].to_numpy() / fit.sigma**2 for k in range(len(s.case.Z))]
+
+    def covariance(phi: np.ndarray) -> np.ndarray:
+        V = s.covariance(phi)
+        for Z, codes, D in zip(s.case.Z, s.case.codes, T, strict=True):
+            V = V + (Z @ D @ Z.T) * (codes[:, None] == codes[None, :])
+        return np.linalg.inv(s.case.X.T @ np.linalg.solve(V, s.case.X))
+
+    M = problem.coordinates.beta_map / problem.coordinates.scale
+    for a, found in enumerate(estimated.cross_slopes):
+        step = 1e-5 * np.eye(len(estimated.phi))[a]
+        expected = (covariance(estimated.phi + step) - covariance(estimated.phi - step)) / 2e-5
+        # two central differences, each with an error of the order step²
+        np.testing.assert_allclose(M @ found @ M.T, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["strata", "log-linear", "ar1", "car1", "cs", "unstructured"])
+def test_simulated_responses_have_the_covariance_of_the_model(kind: str) -> None:
+    s = structured(kind, [1] if kind != "unstructured" else [], seed=19)
+    fit = s.model().fit()
+    estimated = fit._problem.residual
+    assert estimated is not None
+    draws = fit.simulate(4000, seed=1).to_numpy()
+    V = fit.sigma**2 * s.covariance(estimated.phi)
+    for Z, codes, name in zip(s.case.Z, s.case.codes, fit.covariances, strict=True):
+        V += (Z @ fit.covariances[name].to_numpy() @ Z.T) * (codes[:, None] == codes[None, :])
+    found = np.cov(draws)
+    error = np.sqrt((V**2 + np.outer(np.diag(V), np.diag(V))) / 4000)
+    assert np.abs((found - V) / error).max() < 6  # the largest of some thousand standard normal deviates
+    again = fit.refit(fit.simulate(1, seed=3)[0])
+    assert again.model.design.residual is fit.model.design.residual
+    assert again.residual.params.shape == fit.residual.params.shape
+
+
+def test_tests_of_fixed_effects() -> None:
+    data = frame("BodyWeight")
+    one = hlm.Model("weight ~ Time + Diet + (Time | Rat)", data, residual=AR1()).fit(reml=False)
+    other = hlm.Model("weight ~ Time * Diet + (Time | Rat)", data, residual=AR1()).fit(reml=False)
+    found = hlm.compare(one, other)
+    assert found.statistic == pytest.approx(one.criterion - other.criterion, abs=1e-9)
+    assert found.pvalue == pytest.approx(chi2.sf(found.statistic, 2), rel=1e-9)
+    plain = hlm.Model("weight ~ Time + Diet + (Time | Rat)", data).fit(reml=False)
+    with pytest.raises(hlm.DesignError, match="different structures of the level-1 errors"):
+        hlm.compare(plain, one)
+    less = hlm.Model("weight ~ Time + Diet + (1 | Rat)", data, residual=AR1()).fit(reml=False)
+    with pytest.raises(hlm.DesignError, match="tests of variances"):
+        hlm.compare(less, one)
+
+
+def test_standard_deviations_of_the_rows() -> None:
+    data = hlm.datasets.load("hsb").iloc[:900]
+    fit = hlm.Model("mathach ~ cses + (1 | school)", data, residual=ByStratum("female")).fit()
+    expected = fit.residual.sd.loc[data["female"]].to_numpy()
+    np.testing.assert_allclose(fit.residual_table()["sigma"], expected, rtol=1e-12)
+
+
+INDEPENDENT: list[Callable[[hlm.Fit], Any]] = [
+    lambda fit: fit.ols("Subject"),
+    lambda fit: fit.residual_table("Subject"),
+    lambda fit: fit.score_groups(hlm.datasets.load("sleepstudy")),
+    lambda fit: fit.within_covariance("Subject", {"Days": 0}, {"Days": 1}),
+    lambda fit: fit.standard_errors(),
+    lambda fit: fit.poolings(),
+    lambda fit: fit.conditional_aic(),
+    lambda fit: fit.icc(),
+    lambda fit: fit.profile("sigma"),
+    lambda fit: fit.variance_table(method="profile"),
+]
+ONE_VARIANCE: list[Callable[[hlm.Fit], Any]] = [
+    lambda fit: fit.variance_function({"Days": [0, 1]}),
+    lambda fit: fit.r_squared(),
+]
+
+
+def test_what_takes_errors_to_be_independent_is_refused() -> None:
+    data = hlm.datasets.load("sleepstudy")
+    data["late"] = data["Days"] > 4
+    formula = "Reaction ~ Days + (Days | Subject)"
+    serial = hlm.Model(formula, data, residual=AR1("Days")).fit()
+    strata = hlm.Model(formula, data, residual=ByStratum("late")).fit()
+    for ask in INDEPENDENT:
+        for fit in (serial, strata):
+            with pytest.raises(hlm.DesignError, match="takes the level-1 errors to be independent"):
+                ask(fit)
+    for ask in ONE_VARIANCE:
+        ask(serial)
+        with pytest.raises(hlm.DesignError, match="has one level-1 variance"):
+            ask(strata)
+    for fit in (serial, strata):
+        assert fit.variance_table().loc["sigma", "se"] > 0
+        assert fit.reliability().notna().all(axis=None)
+        assert len(fit.variance_tests()) == 2
