@@ -104,12 +104,31 @@ def encode(terms: Terms, frame: pd.DataFrame, frequencies: Array | None = None) 
         for expression in term:
             if expression not in factors:
                 factors[expression], read_values[expression] = learn_factor(expression, frame, state)
-    encoder = Encoder(terms, _products(terms, factors), factors, state)
+    counts = _counts(factors, read_values, frame, frequencies)
+    encoder = Encoder(terms, _products(terms, factors), factors, state, counts)
     columns = encoder._assemble(read_values, len(frame))
     if len(set(columns.names)) < len(columns.names):
         name = next(name for k, name in enumerate(columns.names) if name in columns.names[:k])
         raise DataError(f"two columns of the model would be named '{name}': rename the one in the data", column=name)
     return columns, encoder
+
+
+def _counts(
+    factors: dict[Expression, Numeric | Category],
+    read_values: dict[Expression, Any],
+    frame: pd.DataFrame,
+    frequencies: Array | None,
+) -> dict[str, pd.Series]:
+    """How often each category occurs, by column; groups that have means are categories too."""
+    found = {f.column: (read_values[e], f.categories) for e, f in factors.items() if isinstance(f, Category)}
+    for name in dict.fromkeys(name for expression in factors for name in grouping_columns(expression.node)):
+        if name not in found:
+            found[name] = code_column(stored(frame, name), name)
+    out = {}
+    for name, (codes, labels) in found.items():
+        weights = None if frequencies is None else frequencies[codes >= 0]
+        out[name] = pd.Series(np.bincount(codes[codes >= 0], weights, len(labels)), index=labels, dtype=np.float64)
+    return out
 
 
 def learn(expressions: Iterable[Expression], frame: pd.DataFrame, frequencies: Array | None) -> State:
@@ -150,7 +169,13 @@ class EncodedTerm:
 
 
 class Encoder:
-    """How columns were built from the training data: means, knots, categories, codings; made by `encode`."""
+    """How columns were built from the training data: means, knots, categories, codings; made by `encode`.
+
+    Attributes
+    ----------
+    counts : dict of str to Series
+        How often each category of a column occurs.
+    """
 
     def __init__(
         self,
@@ -158,7 +183,9 @@ class Encoder:
         products: tuple[tuple[int, _Product], ...],
         factors: dict[Expression, Numeric | Category],
         state: State,
+        counts: dict[str, pd.Series],
     ) -> None:
+        self.counts = counts
         self._terms = terms
         self._products = products
         self._factors = factors
@@ -202,17 +229,6 @@ class Encoder:
         """Variables of the terms that are one number a row, as written: no categories, polynomials or splines."""
         return {e.text for e, f in self._factors.items() if isinstance(f, Numeric) and f.count(False) == 1}
 
-    def category_codes(self, frame: pd.DataFrame) -> dict[str, tuple[pd.Index, npt.NDArray[np.intp]]]:
-        """Return categories and codes of each column of the data that is a category, or whose groups have means."""
-        out = {}
-        for expression, factor in self._factors.items():
-            if isinstance(factor, Category):
-                out[factor.column] = factor.categories, factor.read(frame, self._state)
-            for name in grouping_columns(expression.node):
-                codes, labels = code_column(stored(frame, name), name)
-                out.setdefault(name, (labels, codes))
-        return out
-
     def balanced(self) -> Array:
         """(p, p) combinations of the coefficients: what each is in a design with as many rows in all categories.
 
@@ -223,7 +239,7 @@ class Encoder:
             e: Category(e, f.column, f.categories, Coding("sum")) if isinstance(f, Category) else f
             for e, f in self._factors.items()
         }
-        other = Encoder(self._terms, self._products, turned, self._state)
+        other = Encoder(self._terms, self._products, turned, self._state, self.counts)
         width = int(self._terms.intercept) + sum(len(columns) for _, columns in self.product_columns())
         rng = np.random.default_rng(0)
         n = MADE_UP * max(width, 1)

@@ -51,14 +51,11 @@ def describe(
 ) -> dict[str, Variable | None]:
     """Describe the columns `names`; numbers that are columns of X themselves (`plain`) are to be looked up there."""
     out: dict[str, Variable | None] = {}
-    categories = encoder.category_codes(frame)
     plain = set(plain)
     for name in names:
-        if name in categories:
-            labels, codes = categories[name]
-            weights = None if frequencies is None else frequencies[codes >= 0]
-            counts = np.bincount(codes[codes >= 0], weights, len(labels))
-            out[name] = Variable(labels, counts.astype(np.float64))
+        if name in encoder.counts:
+            counts = encoder.counts[name]
+            out[name] = Variable(counts.index, counts.to_numpy())
         elif name in plain:
             out[name] = None
         elif name in frame.columns:
