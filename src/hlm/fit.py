@@ -14,25 +14,13 @@ import pandas as pd
 from hlm import effects as _effects
 from hlm import rounding, saved
 from hlm.absorb import group_intercepts
-from hlm.comparison.homogeneity import Homogeneity, homogeneity
 from hlm.criterion import Problem
-from hlm.diagnostics.exogeneity import Exogeneity, exogeneity
-from hlm.diagnostics.influence import Influence, influence, leverages
-from hlm.diagnostics.report import Checks, check
-from hlm.diagnostics.residuals import residuals
+from hlm.diagnostics.methods import DiagnosticMethods
 from hlm.empirical_bayes.methods import EmpiricalBayesMethods
 from hlm.error_structure.methods import ErrorStructureMethods
-from hlm.inference.distributions import checked_alpha
-from hlm.inference.fixed import Inference
-from hlm.inference.information import VarianceInformation, information
-from hlm.inference.methods import inference
-from hlm.measures.conditional import ConditionalAIC, conditional_aic
-from hlm.measures.explained import r_squared
-from hlm.measures.intraclass import icc
+from hlm.inference.fit_methods import InferenceMethods
 from hlm.notation import show_equations
 from hlm.prediction import linear_predictor, predict, predict_interval
-from hlm.profiles.profile import fixed_intervals, profile_table
-from hlm.profiles.table import variance_table
 from hlm.residuals.estimation import estimate_model
 from hlm.residuals.results import ResidualEstimate, residual_of
 from hlm.simulation import simulate, simulator_of
@@ -41,14 +29,10 @@ from hlm_ext.linear import lower_factor
 if TYPE_CHECKING:
     from hlm.certificate import Certificate
     from hlm.estimation import Estimate
-    from hlm.inference.anova import Anova
-    from hlm.inference.hypotheses import LinearTest
-    from hlm.inference.johnson_neyman import JohnsonNeyman
-    from hlm.inference.means import Means
     from hlm.model import Model
 
 
-class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
+class Fit(InferenceMethods, EmpiricalBayesMethods, ErrorStructureMethods, DiagnosticMethods):
     """Result of `Model.fit`.
 
     A Fit refers to its model and copies no data. Names follow statsmodels where it has one. Tables are pandas objects
@@ -166,103 +150,6 @@ class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
         with self._lock:
             return self._criterion.sigma2 * self._criterion.cross_inverse
 
-    def inference(self, method: str = "satterthwaite", **options: Any) -> Inference:
-        """Return one way to judge the fixed effects; its summary, tests, intervals and means all follow it.
-
-        Parameters
-        ----------
-        method : {"z", "satterthwaite", "kenward-roger", "between-within", "hlm", "CR0", "CR1", "CR2", "CR3"}
-            Model-based standard errors with the normal distribution, or with degrees of freedom by Satterthwaite, by
-            level ("between-within", as nlme), or by equation (J - k - 1, as HLM); Kenward and Roger's adjusted
-            covariance; cluster-robust covariances.
-        **options
-            Of the method: ``cluster`` for CR0 … CR3 (a grouping factor); ``boundary`` for "kenward-roger".
-
-        Returns
-        -------
-        Inference
-
-        Raises
-        ------
-        DataError
-            For an unknown method, or one that the model does not have.
-        """
-        return inference(self, method, options)
-
-    def cov_params(self, kind: str = "z", **options: Any) -> pd.DataFrame:
-        """Return the covariance of γ̂ for columns that are not aliased.
-
-        Parameters
-        ----------
-        kind : str
-            "z": model-based, σ̂² (X'V⁻¹X)⁻¹; "kenward-roger"; "CR0" … "CR3": see `inference`.
-        """
-        return self.inference(kind, **options).cov_params()
-
-    @cached_property
-    def bse(self) -> pd.Series:
-        """Standard errors of γ̂ (p,), model-based; 0 for those that are known."""
-        return self.inference("z").bse
-
-    @property
-    def tvalues(self) -> pd.Series:
-        """γ̂ / standard error; NaN for those that are known."""
-        return self.inference("z").tvalues
-
-    @property
-    def pvalues(self) -> pd.Series:
-        """Two-sided p-values of γ = 0 from the normal distribution (Wald); `inference` has those of small samples."""
-        return self.inference("z").pvalues
-
-    def conf_int(self, alpha: float = 0.05, method: str = "wald", **options: Any) -> pd.DataFrame:
-        """Return intervals of γ: columns "lower" and "upper", coverage 1 - alpha.
-
-        Parameters
-        ----------
-        alpha : float
-        method : str
-            "wald": normal quantiles and model-based standard errors; "profile": profile likelihood, of fits by ML; or a
-            method of `inference`. For intervals of the variances see `variance_table`.
-
-        Raises
-        ------
-        DataTypeError, DataError
-            If alpha is not a number, or not between 0 and 1; for another method, or a profile of a fit by REML.
-        """
-        if method == "profile":
-            return fixed_intervals(self, checked_alpha(alpha))
-        return self.inference("z" if method == "wald" else method, **options).conf_int(alpha)
-
-    def test(
-        self,
-        hypothesis: Any,
-        values: npt.ArrayLike | None = None,
-        method: str = "satterthwaite",
-        **options: Any,
-    ) -> LinearTest:
-        """Test linear hypotheses, ``"cses:meanses = 0, sector = 2"``; see `hlm.inference.hypotheses.linear_test`."""
-        return self.inference(method, **options).test(hypothesis, values)
-
-    def anova(self, kind: str | int = "III", method: str = "satterthwaite", **options: Any) -> Anova:
-        """Test each term of the fixed part, type I, II or III; see `hlm.inference.anova.anova`."""
-        return self.inference(method, **options).anova(kind)
-
-    def marginal_means(self, variables: str | Sequence[str], method: str = "satterthwaite", **options: Any) -> Means:
-        """Return mean responses by some variables; see `hlm.inference.means.marginal_means`."""
-        return self.inference(method).marginal_means(variables, **options)
-
-    def slopes(
-        self, variable: str, by: str | Sequence[str] = (), method: str = "satterthwaite", **options: Any
-    ) -> Means:
-        """Return slopes in a variable by others, simple slopes; see `hlm.inference.means.slopes`."""
-        return self.inference(method).slopes(variable, by, **options)
-
-    def johnson_neyman(
-        self, variable: str, moderator: str, method: str = "satterthwaite", **options: Any
-    ) -> JohnsonNeyman:
-        """Find where along a moderator a slope differs from zero; see `hlm.inference.johnson_neyman`."""
-        return self.inference(method).johnson_neyman(variable, moderator, **options)
-
     # ---- variances ------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -321,38 +208,6 @@ class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
     def residual(self) -> ResidualEstimate:
         """The structure of the level-1 errors that the model was given; see `hlm.residuals`."""
         return residual_of(self)
-
-    def information(self, kind: str = "observed", boundary: str = "free") -> VarianceInformation:
-        """Return the information of the entries of T and σ²; see `hlm.inference.information.information`."""
-        return information(self, kind, boundary)
-
-    def variance_table(self, alpha: float = 0.05, method: str = "wald", scale: str = "sd") -> pd.DataFrame:
-        """Return standard deviations (or variances), correlations and σ with standard errors and intervals.
-
-        `method` is "wald" (log and atanh scales) or "profile"; see `hlm.profiles.table.variance_table`.
-        """
-        return variance_table(self, alpha, method, scale)
-
-    def profile(self, name: str, points: int = 15, alpha: float = 0.05) -> pd.DataFrame:
-        """Return the profile likelihood of one parameter: value, ζ (signed root of the rise), deviance.
-
-        Parameters
-        ----------
-        name : str
-            A fixed effect (fits by ML), "sd(x | g)", "cor(x, z | g)" or "sigma".
-        points : int
-            Values between the limits at least.
-        alpha : float
-            The limits are those of the interval that covers 1 - alpha.
-
-        Raises
-        ------
-        DataError
-            For a name without a profile.
-        NumericalError
-            If a limit is not found, saying where the search stopped.
-        """
-        return profile_table(self, name, points, alpha)
 
     # ---- random effects -------------------------------------------------------------------------------------------
 
@@ -492,48 +347,6 @@ class Fit(EmpiricalBayesMethods, ErrorStructureMethods):
             If rows stand for several by their frequency.
         """
         return simulate(simulator_of(self), count, seed)
-
-    # ---- measures -------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def conditional_aic(self) -> ConditionalAIC:
-        """Conditional AIC (Vaida and Blanchard; Greven and Kneib); see `hlm.measures.conditional`."""
-        return conditional_aic(self)
-
-    def r_squared(self, method: str = "nakagawa", *, base: Fit | None = None, group: str | None = None) -> pd.Series:
-        """Return proportions of explained variance; see `hlm.measures.explained.r_squared`."""
-        return r_squared(self, method, base=base, group=group)
-
-    def icc(self, alpha: float = 0.05) -> pd.DataFrame:
-        """Return intraclass correlations of each level with intervals, and design effects; see `hlm.measures`."""
-        return icc(self, alpha)
-
-    # ---- checks ---------------------------------------------------------------------------------------------------
-
-    def residuals(self, kind: str = "conditional") -> pd.Series:
-        """Return residuals: "conditional", "marginal", "pearson" or "cholesky"; see `hlm.diagnostics.residuals`."""
-        return residuals(self, kind)
-
-    def influence(self, group: str | None = None, refit: str = "none") -> Influence:
-        """Delete each group in turn: Cook's distances, DFBETAS, estimates without it; see `hlm.diagnostics`."""
-        return influence(self, group, refit)
-
-    @cached_property
-    def leverages(self) -> pd.Series:
-        """∂ŷ/∂y of each row (N,), θ known: the diagonal of the hat matrix."""
-        return leverages(self)
-
-    def exogeneity(self, group: str | None = None) -> Exogeneity:
-        """Test whether effects of groups go with regressors, with the remedy; see `hlm.diagnostics.exogeneity`."""
-        return exogeneity(self, group)
-
-    def check(self, alpha: float = 0.01) -> Checks:
-        """Check normality at each level, equal variances and exogeneity; print it for a report in plain words."""
-        return check(self, alpha)
-
-    def homogeneity(self, group: str | None = None, least_df: int = 10) -> Homogeneity:
-        """Test whether the level-1 variance is the same in all groups; see `hlm.comparison.homogeneity`."""
-        return homogeneity(self, group, least_df)
 
     def equations(self, format: str = "text", *, estimates: bool = False) -> str:
         """Return the equations of all levels and the combined one; see `Model.equations`.

@@ -1,0 +1,157 @@
+"""What a fit offers of inference: thin methods, each of which calls a function of its own file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy.typing as npt
+import pandas as pd
+
+from hlm.inference.distributions import checked_alpha
+from hlm.inference.fixed import Inference
+from hlm.inference.information import VarianceInformation, information
+from hlm.inference.methods import inference
+from hlm.profiles.profile import fixed_intervals, profile_table
+from hlm.profiles.table import variance_table
+
+if TYPE_CHECKING:
+    from hlm.fit import Fit
+    from hlm.inference.anova import Anova
+    from hlm.inference.hypotheses import LinearTest
+    from hlm.inference.johnson_neyman import JohnsonNeyman
+    from hlm.inference.means import Means
+
+
+class InferenceMethods:
+    """Base of `Fit`: what is said of fixed effects and variances, and how sure it is."""
+
+    def inference(self, method: str = "satterthwaite", **options: Any) -> Inference:
+        """Return one way to judge the fixed effects; its summary, tests, intervals and means all follow it.
+
+        Parameters
+        ----------
+        method : {"z", "satterthwaite", "kenward-roger", "between-within", "hlm", "CR0", "CR1", "CR2", "CR3"}
+            Model-based standard errors with the normal distribution, or with degrees of freedom by Satterthwaite, by
+            level ("between-within", as nlme), or by equation (J - k - 1, as HLM); Kenward and Roger's adjusted
+            covariance; cluster-robust covariances.
+        **options
+            Of the method: ``cluster`` for CR0 … CR3 (a grouping factor); ``boundary`` for "kenward-roger".
+
+        Returns
+        -------
+        Inference
+
+        Raises
+        ------
+        DataError
+            For an unknown method, or one that the model does not have.
+        """
+        return inference(cast("Fit", self), method, options)
+
+    def cov_params(self, kind: str = "z", **options: Any) -> pd.DataFrame:
+        """Return the covariance of γ̂ for columns that are not aliased.
+
+        Parameters
+        ----------
+        kind : str
+            "z": model-based, σ̂² (X'V⁻¹X)⁻¹; "kenward-roger"; "CR0" … "CR3": see `inference`.
+        """
+        return self.inference(kind, **options).cov_params()
+
+    @cached_property
+    def bse(self) -> pd.Series:
+        """Standard errors of γ̂ (p,), model-based; 0 for those that are known."""
+        return self.inference("z").bse
+
+    @property
+    def tvalues(self) -> pd.Series:
+        """γ̂ / standard error; NaN for those that are known."""
+        return self.inference("z").tvalues
+
+    @property
+    def pvalues(self) -> pd.Series:
+        """Two-sided p-values of γ = 0 from the normal distribution (Wald); `inference` has those of small samples."""
+        return self.inference("z").pvalues
+
+    def conf_int(self, alpha: float = 0.05, method: str = "wald", **options: Any) -> pd.DataFrame:
+        """Return intervals of γ: columns "lower" and "upper", coverage 1 - alpha.
+
+        Parameters
+        ----------
+        alpha : float
+        method : str
+            "wald": normal quantiles and model-based standard errors; "profile": profile likelihood, of fits by ML; or a
+            method of `inference`. For intervals of the variances see `variance_table`.
+
+        Raises
+        ------
+        DataTypeError, DataError
+            If alpha is not a number, or not between 0 and 1; for another method, or a profile of a fit by REML.
+        """
+        if method == "profile":
+            return fixed_intervals(cast("Fit", self), checked_alpha(alpha))
+        return self.inference("z" if method == "wald" else method, **options).conf_int(alpha)
+
+    def test(
+        self,
+        hypothesis: Any,
+        values: npt.ArrayLike | None = None,
+        method: str = "satterthwaite",
+        **options: Any,
+    ) -> LinearTest:
+        """Test linear hypotheses, ``"cses:meanses = 0, sector = 2"``; see `hlm.inference.hypotheses.linear_test`."""
+        return self.inference(method, **options).test(hypothesis, values)
+
+    def anova(self, kind: str | int = "III", method: str = "satterthwaite", **options: Any) -> Anova:
+        """Test each term of the fixed part, type I, II or III; see `hlm.inference.anova.anova`."""
+        return self.inference(method, **options).anova(kind)
+
+    def marginal_means(self, variables: str | Sequence[str], method: str = "satterthwaite", **options: Any) -> Means:
+        """Return mean responses by some variables; see `hlm.inference.means.marginal_means`."""
+        return self.inference(method).marginal_means(variables, **options)
+
+    def slopes(
+        self, variable: str, by: str | Sequence[str] = (), method: str = "satterthwaite", **options: Any
+    ) -> Means:
+        """Return slopes in a variable by others, simple slopes; see `hlm.inference.means.slopes`."""
+        return self.inference(method).slopes(variable, by, **options)
+
+    def johnson_neyman(
+        self, variable: str, moderator: str, method: str = "satterthwaite", **options: Any
+    ) -> JohnsonNeyman:
+        """Find where along a moderator a slope differs from zero; see `hlm.inference.johnson_neyman`."""
+        return self.inference(method).johnson_neyman(variable, moderator, **options)
+
+    def information(self, kind: str = "observed", boundary: str = "free") -> VarianceInformation:
+        """Return the information of the entries of T and σ²; see `hlm.inference.information.information`."""
+        return information(cast("Fit", self), kind, boundary)
+
+    def variance_table(self, alpha: float = 0.05, method: str = "wald", scale: str = "sd") -> pd.DataFrame:
+        """Return standard deviations (or variances), correlations and σ with standard errors and intervals.
+
+        `method` is "wald" (log and atanh scales) or "profile"; see `hlm.profiles.table.variance_table`.
+        """
+        return variance_table(cast("Fit", self), alpha, method, scale)
+
+    def profile(self, name: str, points: int = 15, alpha: float = 0.05) -> pd.DataFrame:
+        """Return the profile likelihood of one parameter: value, ζ (signed root of the rise), deviance.
+
+        Parameters
+        ----------
+        name : str
+            A fixed effect (fits by ML), "sd(x | g)", "cor(x, z | g)" or "sigma".
+        points : int
+            Values between the limits at least.
+        alpha : float
+            The limits are those of the interval that covers 1 - alpha.
+
+        Raises
+        ------
+        DataError
+            For a name without a profile.
+        NumericalError
+            If a limit is not found, saying where the search stopped.
+        """
+        return profile_table(cast("Fit", self), name, points, alpha)
