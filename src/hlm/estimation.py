@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -23,8 +24,9 @@ ESCAPES = 5
 # Degrees of freedom beside those of all effects up to which a second optimum is looked for, and where.
 FEW = 100
 SIZES = [10.0 ** (j / 2) for j in range(-2, 14)]
-# Standard deviation of effects, in units of σ, that only a likelihood which rises for ever leads to.
-NO_RESIDUAL_ABOVE = 1e4
+# Standard deviations of effects, in units of σ, that only a likelihood which rises for ever leads to: where the search
+# ended at no optimum, and where it says that it did.
+NO_RESIDUAL_ABOVE = 1e3, 1e4
 # Multiples of a θ that is no optimum, at which a likelihood that rises for ever is looked for.
 FARTHER = (10.0, 1e3, 1e6, 1e9, 1e12)
 
@@ -69,7 +71,7 @@ def estimate(problem: Problem, reml: bool, method: str, max_iter: int | None, ac
             _go_on(criterion)
     except KernelError as error:
         raise problem.explain(error) from None
-    if not _has_residual(problem, criterion):
+    if not _has_residual(problem, criterion, certificate.holds):
         raise problem.without_residual()
     return Estimate(criterion, criterion.last, certificate, trace)
 
@@ -91,7 +93,7 @@ def _go_on(criterion: Objective) -> None:
     criterion.value(found)
 
 
-def _has_residual(problem: Problem, criterion: Objective) -> bool:
+def _has_residual(problem: Problem, criterion: Objective, optimal: bool) -> bool:
     """Whether σ has not gone to zero beside related levels that may explain every row.
 
     The likelihood of other models has no maximum then: its values end in a `KernelError`.
@@ -101,7 +103,7 @@ def _has_residual(problem: Problem, criterion: Objective) -> bool:
     if known or related < problem.design.nobs - problem.rank:
         return True
     roots = problem.space.factors_of(np.array(criterion.theta))
-    return max(float(np.abs(L).max()) for L in roots) < NO_RESIDUAL_ABOVE
+    return max(float(np.abs(L).max()) for L in roots) < NO_RESIDUAL_ABOVE[optimal]
 
 
 def check_method(method: str, max_iter: int | None) -> None:
@@ -153,17 +155,19 @@ def _other_starts(problem: Problem, criterion: Objective) -> list[Vector]:
 
     Small data can have a local minimum on the boundary beside a lower one inside: look from inside too. Where effects
     take up nearly all degrees of freedom, there may be one at which they explain nearly everything: variances of all
-    sizes are tried for it, one factor at a time, and each is a start that is better than its neighbours.
+    sizes are tried for it, one factor at a time, and each is a start that is better than its neighbours. Not so where
+    levels are related: they explain no more the larger they are, and values have no digits where they are very large.
     """
     space = problem.space
     found, sigma2 = np.array(criterion.theta), criterion.sigma2
     settled = space.settled(found, NEARLY_ZERO)
     edge = found if settled is None else settled
     starts = [space.lifted(edge, sigma2)] if space.is_singular(edge) else []
-    taken = problem.rank + sum(factor.size * factor.width for factor in space.factors)
+    independent = [factor.between is None for factor in space.factors]
+    taken = problem.rank + sum(f.size * f.width for f in compress(space.factors, independent))
     if problem.design.nobs - taken <= FEW:
         covariances = [L @ L.T for L in space.factors_of(found)]
-        for k, D in enumerate(covariances):
+        for k, D in compress(enumerate(covariances), independent):
             try:
                 points = [
                     space.point([*covariances[:k], size**2 * np.eye(len(D)), *covariances[k + 1 :]], sigma2)
