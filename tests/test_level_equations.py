@@ -62,6 +62,17 @@ def test_every_door_prints_the_same_equations(hsb: pd.DataFrame) -> None:
     assert again.fit().criterion == model.fit().criterion
 
 
+def test_arrays_without_names() -> None:
+    """Columns of Z are known by their values; from eleven regressors on the parts of an index are told apart."""
+    rng = np.random.default_rng(1)
+    X = np.column_stack([np.ones(200), rng.normal(size=(200, 11))])
+    model = hlm.Model.from_arrays(rng.normal(size=200), X, [hlm.Random(np.arange(200) % 20, X[:, :2])])
+    lines = model.equations().splitlines()
+    assert lines[3:5] == ["b0 = g00 + u0[g]", "b1 = g10 + u1[g]"]
+    assert lines[12:14] == ["b9 = g90", "b10 = g10_0"]
+    assert r"\gamma_{10,0} \, \text{x10}_{ij}" in model.equations("latex")
+
+
 def test_notations(hsb: pd.DataFrame) -> None:
     fit = hlm.Model("mathach ~ cses + meanses + (cses | school)", hsb).fit()
     assert fit.equations("unicode").splitlines() == [

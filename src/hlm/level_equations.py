@@ -116,7 +116,7 @@ class _Node:
 
     children: dict[Product, _Node] = field(default_factory=dict)
     errors: list[tuple[str, Product]] = field(default_factory=list)
-    index: str = ""
+    index: tuple[int, ...] = ()
     name: str = ""
 
 
@@ -155,9 +155,14 @@ def _name(node: _Node, level: int, depth: int, taken: set[str]) -> None:
     ordered += [product for product in node.children if product]
     for k, product in enumerate(ordered, start=0 if () in node.children else 1):
         child = node.children[product]
-        child.index = node.index + (str(k) if k < 10 else f"_{k}")
-        child.name = _free(letter + child.index, taken)
+        child.index = (*node.index, k)
+        child.name = _free(letter + _digits(child.index), taken)
         _name(child, level + 1, depth, taken)
+
+
+def _digits(index: tuple[int, ...]) -> str:
+    """Return 01 for (0, 1), and 10_1 for (10, 1)."""
+    return ("_" if max(index, default=0) > 9 else "").join(map(str, index))
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -173,12 +178,12 @@ def _error_letters(levels: Levels) -> dict[str, str]:
 
 
 def _equations(node: _Node, letters: dict[str, str], taken: set[str], level: int, depth: int) -> Iterator[Equation]:
-    children = sorted(node.children.items(), key=lambda item: item[1].index.split("_"))
+    children = sorted(node.children.items(), key=lambda item: item[1].index)
     effects = [Effect(child.name, product) for product, child in children]
     errors = []
     for count, (factor, product) in enumerate(node.errors):
         own = [other for other, _ in node.errors[:count]].count(factor)
-        name = _free(letters[factor] + node.index + (f"_{own + 1}" if own else ""), taken)
+        name = _free(letters[factor] + _digits(node.index) + (f"_{own + 1}" if own else ""), taken)
         errors.append(Disturbance(name, tuple(factor.split(":")), product))
     yield Equation(node.name, (*effects, *errors))
     if level < depth:

@@ -227,15 +227,25 @@ def find_levels(model: ModelViews) -> Levels:
     if reader is not None:
         return Levels(design, groupings | reader.groupings, reader.pieces, reader.random_pieces)
     pieces = _products(design.names, design.columns)
-    named = dict(zip(design.names, pieces, strict=True))
     random = {
         factor.name: tuple(
-            () if _is_one(values) else named.get(effect) or _single(effect, values)
+            _pieces_of(effect, values, design, pieces)
             for effect, values in zip(factor.effects, factor.columns, strict=True)
         )
         for factor in design.factors
     }
     return Levels(design, groupings, pieces, random)
+
+
+def _pieces_of(effect: str, values: Column, design: Design, pieces: Pieces) -> tuple[Piece, ...]:
+    """What a random column of arrays is the product of: that of the fixed column with its values, if there is one."""
+    if _is_one(values):
+        return ()
+    step = max(1, len(values) // SAMPLE)
+    for column, own in zip(design.columns, pieces, strict=True):
+        if np.array_equal(column[::step], values[::step]) and np.array_equal(column, values):
+            return own
+    return _single(effect, values)
 
 
 def _is_one(values: Column) -> bool:
