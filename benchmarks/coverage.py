@@ -1,8 +1,10 @@
-"""Coverage of 95 % intervals of fixed effects by simulation: ``python benchmarks/coverage.py``.
+"""Coverage of 95 % intervals by simulation: ``python benchmarks/coverage.py``.
 
 Two-level designs with 6 to 50 groups of unequal sizes; the intercept varies over groups, in half of the designs not at
 all, so that many fits are on the boundary. The coefficients are those of an intercept, a column of the groups and one
-of the rows.
+of the rows. Beside them the standard deviations of groups and rows (`fit.variance_table`, Wald on the log scale and by
+profile) and prediction intervals for a row of a group that was not in the data, with and without the uncertainty of the
+variances.
 Figures are percentages; their Monte Carlo standard error is printed. lmerTest's are those of "satterthwaite" and
 "kenward-roger", which agree with R to 1e-4 (tests/inference/test_against_r.py).
 """
@@ -18,6 +20,7 @@ import hlm
 METHODS = ("z", "satterthwaite", "kenward-roger", "between-within", "hlm", "CR1", "CR2")
 DESIGNS = [(groups, variance) for groups in (6, 10, 20, 50) for variance in (0.0, 0.5)]
 COEFFICIENTS = np.array([1.0, 0.5, -0.5])
+OTHERS = ("sd wald", "sd profile", "sigma wald", "new group", "new group, theta known")
 
 
 def simulate(rng: np.random.Generator, groups: int, variance: float) -> hlm.Fit:
@@ -30,6 +33,24 @@ def simulate(rng: np.random.Generator, groups: int, variance: float) -> hlm.Fit:
     return hlm.Model.from_arrays(y, X, [hlm.Random(codes)], names=names).fit()
 
 
+def others(fit: hlm.Fit, rng: np.random.Generator, variance: float) -> list[bool]:
+    """Whether the intervals of variances cover the truth, and those of a new row of a new group its response."""
+    inside = []
+    for method in ("wald", "profile"):
+        table = fit.variance_table(method=method)
+        truth = [np.sqrt(variance), 1.0][: 2 if method == "wald" else 1]
+        inside.append([bool(row.lower <= t <= row.upper) for t, row in zip(truth, table.itertuples(), strict=False)])
+    (sd, sigma), (profile,) = inside
+    X = np.array([[1.0, rng.normal(), rng.normal()]])
+    y = float(X[0] @ COEFFICIENTS + np.sqrt(variance) * rng.normal() + rng.normal())
+    new = (X, [hlm.Random(np.array([-1]))])
+    predicted = []
+    for uncertainty in (True, False):
+        row = fit.predict(new, effects="population", interval="prediction", theta_uncertainty=uncertainty).iloc[0]
+        predicted.append(bool(row["lower"] <= y <= row["upper"]))
+    return [sd, profile, sigma, *predicted]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--replicates", type=int, default=1000)
@@ -38,19 +59,21 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     error = 100 * np.sqrt(0.05 * 0.95 / options.replicates)
     print(f"{options.replicates} replicates; standard error of a figure near 95: {error:.1f}")
-    print("groups  variance  singular  " + "".join(f"{method:>22}" for method in METHODS))
+    print("groups  variance  singular  " + "".join(f"{method:>24}" for method in (*METHODS, *OTHERS)))
     for groups, variance in DESIGNS:
         inside = {method: np.zeros(3) for method in METHODS}
-        singular = 0
+        beside, singular = np.zeros(len(OTHERS)), 0
         for _ in range(options.replicates):
             fit = simulate(rng, groups, variance)
             singular += fit.is_singular
             for method in METHODS:
                 interval = fit.inference(method).conf_int()
                 inside[method] += (interval["lower"].lt(COEFFICIENTS) & interval["upper"].gt(COEFFICIENTS)).to_numpy()
+            beside += others(fit, rng, variance)
         figures = ["/".join(f"{100 * x / options.replicates:.1f}" for x in inside[method]) for method in METHODS]
+        figures += [f"{100 * x / options.replicates:.1f}" for x in beside]
         share = 100 * singular / options.replicates
-        print(f"{groups:6}  {variance:8.1f}  {share:6.0f} %  " + "".join(f"{text:>22}" for text in figures), flush=True)
+        print(f"{groups:6}  {variance:8.1f}  {share:6.0f} %  " + "".join(f"{text:>24}" for text in figures), flush=True)
 
 
 if __name__ == "__main__":
