@@ -1,6 +1,10 @@
 """Ways to judge fixed effects: Satterthwaite and Kenward-Roger against dense algebra, counted df, what follows."""
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -220,3 +224,17 @@ def test_known_variances_are_no_parameters() -> None:
     view = everything.inference("satterthwaite")
     assert np.isinf(view.df).all()
     np.testing.assert_allclose(view.cov_params(), everything.inference("kenward-roger").cov_params(), rtol=1e-12)
+
+
+def test_saved_fits_and_threads() -> None:
+    data = frame("sleepstudy")
+    model = hlm.Model("Reaction ~ Days + (Days | Subject)", data)
+    methods = ["satterthwaite", "kenward-roger", "CR2", "CR3", "z"] * 4
+    expected = [model.fit().inference(method).table() for method in methods]
+    saved = pickle.loads(pickle.dumps(model.fit()))
+    shared = model.fit()
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda method: shared.inference(method).table(), methods))
+    for method, want, got in zip(methods, expected, together, strict=True):
+        pd.testing.assert_frame_equal(got, want, check_exact=True)
+        pd.testing.assert_frame_equal(saved.inference(method).table(), want, check_exact=True)

@@ -283,6 +283,7 @@ def test_johnson_neyman_bounds_have_p_equal_to_alpha() -> None:
             assert asked.pvalue == pytest.approx(0.01, rel=1e-6)
         assert found.regions["sign"].tolist() == [-1, 0, 1]
         assert str(found).count("at level 0.01") == 3
+        assert "sector = Catholic" in str(found)
     # with normal quantiles the bounds are the roots of a quadratic (Bauer and Curran 2005)
     found = fit.johnson_neyman("cses", "meanses", at={"sector": "Catholic"}, method="z", alpha=0.01)
     C = fit.cov_params().loc[["cses", "meanses:cses"], ["cses", "meanses:cses"]].to_numpy()

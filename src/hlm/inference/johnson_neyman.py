@@ -38,6 +38,8 @@ class JohnsonNeyman:
     data : tuple of float
         Least and largest value of the moderator in the data.
     alpha : float
+    about : str
+        What was averaged and held where.
     title : str
     """
 
@@ -47,6 +49,7 @@ class JohnsonNeyman:
     moderator: str
     data: tuple[float, float]
     alpha: float
+    about: str
     title: str
 
     def __str__(self) -> str:
@@ -55,7 +58,7 @@ class JohnsonNeyman:
         for lower, upper, sign, seen in self.regions.itertuples(index=False):
             beyond = "" if seen else "; beyond the data"
             lines.append(f"  {lower:10.4g} to {upper:10.4g}: {words[sign]} at level {self.alpha:g}{beyond}")
-        return "\n".join([*lines, self.title])
+        return "\n".join([*lines, self.about, self.title])
 
 
 def johnson_neyman(
@@ -109,7 +112,9 @@ def johnson_neyman(
     inside = np.clip(edges, points[0], points[-1])
     middles = (inside[:-1] + inside[1:]) / 2
     signs = np.where(margin(middles) > 0, 1.0, 0.0)
-    table = slopes(view, variable, [moderator], {**(at or {}), moderator: middles}, weights, alpha).table
-    regions = pd.DataFrame({"lower": edges[:-1], "upper": edges[1:], "sign": signs * np.sign(table["estimate"])})
+    found = slopes(view, variable, [moderator], {**(at or {}), moderator: middles}, weights, alpha)
+    signs = signs * np.sign(found.table["estimate"].to_numpy())
+    regions = pd.DataFrame({"lower": edges[:-1], "upper": edges[1:], "sign": signs})
     regions["data"] = (regions["lower"] < known.most) & (regions["upper"] > known.least)
-    return JohnsonNeyman(bounds, regions, variable, moderator, (known.least, known.most), alpha, view.title)
+    data = known.least, known.most
+    return JohnsonNeyman(bounds, regions, variable, moderator, data, alpha, found.about, view.title)
