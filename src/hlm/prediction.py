@@ -11,8 +11,9 @@ import pandas as pd
 from hlm import prediction_error as error
 from hlm.design import Column, Design, Factor
 from hlm.effects import contributions
-from hlm.errors import DataError, DataTypeError, show
+from hlm.errors import DataError, DataTypeError, DesignError, show
 from hlm.profiles.profile import quantile
+from hlm.residuals.refusals import independent_errors
 from hlm.structure import Codes
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ def predict_interval(
         raise DataError(f"interval must be None or one of {', '.join(map(repr, INTERVALS))}, got {interval!r}")
     z, rows = quantile(alpha), error.check_mean_of(mean_of)
     design = fit.model.design
+    design.must_be_independent("an interval of predictions")
+    independent_errors(fit, "an interval of predictions")
+    if design.absorbed is not None:
+        raise DesignError(
+            f"an interval of predictions is not offered with absorbed intercepts of '{design.absorbed.name}': their "
+            "errors are part of it; see `group_intercepts`",
+            column=design.absorbed.name,
+        )
     predicted = predict(fit, new, effects, new_levels)
     chosen = [factor.name for factor in chosen_factors(design, effects)]
     used = slice(None) if new is not None or design.kept is None else design.kept

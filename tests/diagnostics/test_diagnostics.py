@@ -261,3 +261,23 @@ def test_refused_or_skipped() -> None:
     with pytest.raises(hlm.DesignError, match="without groups"):
         plain.exogeneity()
     assert "exogeneity" in plain.check().skipped
+
+
+def test_what_takes_independent_errors_or_groups_says_so() -> None:
+    data = hlm.datasets.load("sleepstudy")
+    serial = hlm.Model("Reaction ~ Days + (1 | Subject)", data, residual=hlm.residuals.AR1("Days")).fit()
+    subjects = data["Subject"].nunique()
+    K = 0.3 + 0.7 * np.eye(subjects)
+    related = hlm.Model("Reaction ~ Days + (1 | Subject)", data, between={"Subject": K}).fit()
+    absorbed = hlm.Model("Reaction ~ Days", data).fit()
+    assert absorbed.check().skipped
+    for fit in (serial, related):
+        for call in (fit.influence, lambda fit=fit: fit.predict(interval="prediction"), lambda fit=fit: fit.leverages):
+            with pytest.raises(hlm.DesignError, match=r"independent|known covariance"):
+                call()
+        with pytest.raises(hlm.DesignError):
+            fit.residuals("cholesky")
+    with pytest.raises(hlm.DesignError, match="independent"):
+        serial.check()
+    assert "effects of Subject" in related.check().skipped
+    assert related.conditional_aic.estimated_df is None

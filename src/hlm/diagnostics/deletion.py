@@ -13,6 +13,7 @@ from hlm.criterion import Problem, make_problem
 from hlm.design import Design, check_design
 from hlm.errors import DesignError
 from hlm.estimation import estimate
+from hlm.residuals.refusals import independent_errors
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -83,6 +84,8 @@ def refit_without(fit: Fit, kept: npt.NDArray[np.bool_]) -> Fit:
 
 
 def _problem_without(fit: Fit, kept: npt.NDArray[np.bool_]) -> Problem:
+    fit.model.design.must_be_independent("a fit without some rows")
+    independent_errors(fit, "a fit without some rows")
     design = subset(fit.model.design, kept)
     check_design(design)
     problem = make_problem(design)

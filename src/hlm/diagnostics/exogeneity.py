@@ -22,6 +22,7 @@ from hlm.design import Design, Factor
 from hlm.diagnostics.deletion import widened
 from hlm.errors import DesignError
 from hlm.estimation import estimate
+from hlm.residuals.refusals import independent_errors
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -77,6 +78,7 @@ def exogeneity(fit: Fit, group: str | None = None) -> Exogeneity:
         If no regressor varies both within and between groups beside what the model has already.
     """
     design = fit.model.design
+    independent_errors(fit, "the test of exogeneity")
     if not design.factors:
         raise DesignError("a model without groups has no effects to be exogenous")
     factor = design.factor(group) if group is not None else max(design.factors, key=lambda f: f.size)

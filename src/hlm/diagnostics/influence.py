@@ -29,6 +29,7 @@ from hlm.design import Factor
 from hlm.diagnostics.deletion import delete_rows, newton_steps, refit_without
 from hlm.errors import DataError, DesignError
 from hlm.inference.information import jacobian
+from hlm.residuals.refusals import independent_errors
 from hlm_ext.columns import Columns
 from hlm_ext.criterion import Criterion
 from hlm_ext.forms import forms
@@ -105,6 +106,8 @@ def influence(fit: Fit, group: str | None = None, refit: str = "none") -> Influe
     asked = problem.restrictions
     if not isinstance(criterion, Criterion) or (asked is not None and asked.beta):
         raise DesignError("influence is not offered with covariance structures, known values or constraints")
+    problem.design.must_be_independent("deletion of groups")
+    independent_errors(fit, "deletion of groups")
     if not factors or (group is None and len(factors) > 1):
         raise DesignError(f"choose a grouping factor: group= one of {[factor.name for factor in factors]}")
     factor = factors[0] if group is None else problem.design.factor(group)

@@ -14,6 +14,7 @@ from hlm.comparison.homogeneity import Homogeneity, homogeneity
 from hlm.diagnostics.exogeneity import Exogeneity, exogeneity
 from hlm.diagnostics.residuals import residuals
 from hlm.errors import DesignError
+from hlm.residuals.refusals import independent_errors
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -110,6 +111,7 @@ def check(fit: Fit, alpha: float = 0.01) -> Checks:
     """
     skipped: dict[str, str] = {}
     rows: dict[str, list[object]] = {}
+    independent_errors(fit, "the report")
     try:
         values = residuals(fit, "cholesky")
     except DesignError as error:
@@ -118,6 +120,9 @@ def check(fit: Fit, alpha: float = 0.01) -> Checks:
     values = values.dropna()
     rows["rows"] = _normality(values.to_numpy(), values.index)
     for factor in fit.model.design.factors:
+        if factor.between is not None:
+            skipped[f"effects of {factor.name}"] = "its levels are correlated, by a known covariance"
+            continue
         T = fit.covariances[factor.name].to_numpy()
         modes = fit.random_effects[factor.name].to_numpy()
         spread = np.maximum(np.diag(T) - np.einsum("jii->ji", fit.random_effects_cov[factor.name]), 0.0)

@@ -16,6 +16,7 @@ import pandas as pd
 
 from hlm.errors import DataError, DesignError
 from hlm.prediction import linear_predictor
+from hlm.residuals.refusals import independent_errors
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -41,11 +42,13 @@ def residuals(fit: Fit, kind: str = "conditional") -> pd.Series:
     DataError
         For another kind.
     DesignError
-        For "cholesky" with crossed factors, or frequencies.
+        For "cholesky" with crossed factors, or frequencies; for both scaled ones beside a residual structure.
     """
     if kind not in KINDS:
         raise DataError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
     design = fit.model.design
+    if kind in ("pearson", "cholesky"):
+        independent_errors(fit, f"the scale of {kind} residuals")
     if kind in ("conditional", "pearson"):
         values = design.y - linear_predictor(fit, design.factors)
         if kind == "pearson":

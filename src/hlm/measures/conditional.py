@@ -47,7 +47,7 @@ class ConditionalAIC:
     df : float
         ρ = tr H, effective degrees of freedom with the covariances known.
     estimated_df : float or None
-        tr(∂ŷ/∂y), with the covariances estimated; None for a model with structures or known variances.
+        tr(∂ŷ/∂y), with the covariances estimated; None for a model with structures, known variances or related levels.
     vaida_blanchard : float
         With the finite-sample penalty for an estimated σ², covariances known.
     asymptotic : float
@@ -74,7 +74,7 @@ def conditional_aic(fit: Fit) -> ConditionalAIC:
     """Return the conditional AIC of a fit; see the module for its definitions."""
     independent_errors(fit, "the conditional AIC")
     design, problem = fit.model.design, fit._problem
-    n, p = fit.nobs, problem.rank
+    n, p = fit.nobs, problem.rank + design.absorbed_count
     residual = fit.resid.to_numpy()
     residual = residual if design.kept is None else residual[design.kept]
     weights = design.row_weights
@@ -88,7 +88,8 @@ def conditional_aic(fit: Fit) -> ConditionalAIC:
     if not fit.reml:
         penalty *= n / (n - p)
     estimated = None
-    if problem.variances is None and (problem.restrictions is None or not problem.restrictions.beta):
+    plain = problem.variances is None and all(factor.between is None for factor in design.factors)
+    if plain and (problem.restrictions is None or not problem.restrictions.beta):
         estimated = df + _movement(fit)
     return ConditionalAIC(
         deviance,
@@ -104,7 +105,7 @@ def effective_df(fit: Fit) -> float:
     """Return ρ = tr H: the fixed effects, and each random effect by the part that is not shrunken away."""
     independent_errors(fit, "effective degrees of freedom")
     problem = fit._problem
-    df = float(problem.rank)
+    df = float(problem.rank + problem.design.absorbed_count)
     if not problem.design.factors:
         return df
     criterion = problem.criterion(True)
