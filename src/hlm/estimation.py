@@ -29,6 +29,8 @@ SIZES = [10.0 ** (j / 2) for j in range(-2, 14)]
 NO_RESIDUAL_ABOVE = 1e3, 1e4
 # Multiples of a θ that is no optimum, at which a likelihood that rises for ever is looked for.
 FARTHER = (10.0, 1e3, 1e6, 1e9, 1e12)
+# Variance left there, relative to that of the OLS residuals, which is rounding: a standard deviation of 1e4 ε.
+LEAST_RESIDUAL = 5e-24
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def _go_on(criterion: Objective) -> None:
     found, lowest = np.array(criterion.theta), criterion.last
     for factor in FARTHER:
         value = criterion.value(factor * found)
+        if criterion.residual < LEAST_RESIDUAL * criterion.freedom:
+            raise KernelError("no residual", -1, -1, -1)
         if value >= lowest:
             break
         lowest = value
