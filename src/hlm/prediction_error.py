@@ -79,6 +79,9 @@ def variances(fit: Fit, rows: Rows, theta_uncertainty: bool) -> dict[str, Matrix
         groups, q = _one_factor(fit, rows.levels[0], Z[0])
     else:
         groups, q = _several_factors(fit, rows.levels, Z)
+    for k, (factor, levels) in enumerate(zip(problem.design.factors, rows.levels, strict=True)):
+        if factor.between is not None:  # levels without rows: what those with rows leave open
+            groups = groups + factor.between.rest[levels] * ((Z[k] @ _covariances(fit)[k]) * Z[k]).sum(axis=1)
     left = X - q
     fixed = ((left @ inverse) * left).sum(axis=1)
     theta = _from_theta(fit, X, rows.levels, Z) if theta_uncertainty else np.zeros(len(X))
@@ -133,11 +136,15 @@ def _solve(
         at = np.empty(side.shape[0], dtype=np.intp)
         at[problem.statistics.hierarchy.levels[position]] = np.arange(len(at))
         rows = np.flatnonzero(levels[k] >= 0)
-        right[at[levels[k][rows]], :, rows] = Z[k][rows]
+        relation = problem.design.factors[k].between
+        if relation is None:
+            right[at[levels[k][rows]], :, rows] = Z[k][rows]
+        else:
+            right[:, :, rows] = relation.loadings[levels[k][rows]].T[:, None, :] * Z[k][rows].T
         columns.append(np.concatenate([side, right], axis=2))
     L = problem.template.factors_of(theta)
     for k, z in enumerate(Z):  # a bound on z'Ωz, so that what is left of the z's is positive
-        prior += float(((z @ L[k]) ** 2).sum())
+        prior += float(problem.design.factors[k].level_scale[levels[k]] @ ((z @ L[k]) ** 2).sum(axis=1))
     total = np.zeros((p + count, p + count))
     total[:p, :p] = problem.coordinates.total[:p, :p]
     total[np.arange(p, p + count), np.arange(p, p + count)] = len(Z) * prior
@@ -172,6 +179,10 @@ def _predictions(problem: Problem, criterion: Any, X: Matrix, levels: list[Level
     out = X @ criterion.beta
     for position, effects in enumerate(criterion.effects()[0]):
         k = problem.template.order[position]
+        relation = problem.design.factors[k].between
+        if relation is not None:
+            out += (Z[k] * (relation.loadings @ effects)[levels[k]]).sum(axis=1)
+            continue
         at = np.empty(len(effects), dtype=np.intp)
         at[problem.statistics.hierarchy.levels[position]] = np.arange(len(at))
         out += (Z[k] * effects[at[np.maximum(levels[k], 0)]]).sum(axis=1)

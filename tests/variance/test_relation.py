@@ -10,6 +10,7 @@ import pytest
 from scipy import sparse
 
 import hlm
+from hlm.diagnostics.deletion import refit_without
 
 methods = pytest.mark.parametrize("reml", [True, False], ids=["REML", "ML"])
 
@@ -383,20 +384,46 @@ def test_shares_of_variance_and_accuracy() -> None:
 
 def test_effective_degrees_of_freedom() -> None:
     """tr H of ŷ = Hy with the covariances known; with them estimated, by differences of refitted responses."""
-    data, fit, dense = fitted(60)
+    _, fit, dense = fitted(60)
     hat = np.eye(len(dense.y)) - fit.sigma**2 * dense.P
     found = fit.conditional_aic
     assert found.df == pytest.approx(np.trace(hat), rel=1e-9)
     assert found.estimated_df is not None
     total, h = 0.0, 1e-4
-    for i in range(len(dense.y)):
-        ends = []
-        for sign in (1, -1):
-            moved = data.frame.assign(y=dense.y + sign * h * (np.arange(len(dense.y)) == i))
-            model = hlm.Model(fit.model.formula, moved, between={"animal": data.K})
-            ends.append(float(model.fit().fittedvalues.iloc[i]))
+    for i, step in enumerate(h * np.eye(len(dense.y))):
+        ends = [float(fit.refit(dense.y + sign * step).fittedvalues.iloc[i]) for sign in (1, -1)]
         total += (ends[0] - ends[1]) / (2 * h)
     assert found.estimated_df == pytest.approx(total, rel=1e-5)
+    np.testing.assert_allclose(fit.leverages, np.diag(hat), rtol=1e-8)
+
+
+def test_errors_of_prediction_with_and_without_records() -> None:
+    """Var(x'γ̂ + z'û - x'γ - z'u) = z'Gz - k'V⁻¹k + (x - X'V⁻¹k)'S⁻¹(x - X'V⁻¹k), k = Cov(y, z'u)."""
+    data, fit, dense = fitted()
+    animals = [*data.measured[:3], *data.others]
+    new = pd.DataFrame({"x": np.linspace(-1, 1, len(animals)), "z": 0.7, "animal": animals, "herd": 1})
+    found = fit.predict(new, effects=["animal"], interval="confidence", theta_uncertainty=False)
+    for row, (x, z, animal, _) in enumerate(new.itertuples(index=False)):
+        place = [*data.measured, *data.others].index(animal)
+        own = np.zeros(len(dense.G))
+        own[2 * place : 2 * place + 2] = 1.0, z
+        k = dense.Z @ dense.G @ own
+        left = np.array([1.0, x]) - dense.X.T @ dense.inverse @ k
+        expected = own @ dense.G @ own - k @ dense.inverse @ k + left @ np.linalg.solve(dense.S, left)
+        assert found["se"].iloc[row] == pytest.approx(np.sqrt(expected), rel=1e-7)
+    wider = fit.predict(new, effects=["animal"], interval="prediction")
+    assert (wider["se"] > found["se"]).all()
+
+
+def test_rows_that_are_left_out_take_their_levels_with_them() -> None:
+    data, fit, _ = fitted()
+    kept = ~data.frame["animal"].isin(data.measured[:4]).to_numpy()
+    again = refit_without(fit, kept)
+    same = hlm.Model(fit.model.formula, data.frame[kept], between={"animal": data.K}).fit()
+    assert again.criterion == pytest.approx(same.criterion, abs=1e-9)
+    expected = same.random_effects["animal"].loc[again.random_effects["animal"].index]
+    np.testing.assert_allclose(again.random_effects["animal"], expected, rtol=1e-6, atol=1e-8)
+    assert len(expected) == len(data.K)
 
 
 def test_new_responses_are_those_of_a_new_model() -> None:
@@ -424,6 +451,7 @@ def test_what_needs_independent_groups_is_refused() -> None:
         lambda: fit.ranks("animal"),
         lambda: fit.residual_table("animal"),
         lambda: fit.empirical_bayes("animal"),
+        lambda: fit.influence("animal"),
     ):
         with pytest.raises(hlm.DesignError, match=r"not offered with a known covariance between levels.* 'animal'"):
             call()

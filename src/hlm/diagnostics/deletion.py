@@ -41,6 +41,7 @@ def subset(design: Design, kept: npt.NDArray[np.bool_]) -> Design:
                 codes=codes.astype(np.intp),
                 labels=factor.labels[used],
                 columns=tuple(column[kept] for column in factor.columns),
+                between=None if factor.between is None else factor.between.restricted(used, factor.labels),
             )
         )
 

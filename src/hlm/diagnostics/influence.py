@@ -97,11 +97,13 @@ def influence(fit: Fit, group: str | None = None, refit: str = "none") -> Influe
     DataError
         For another value of refit.
     DesignError
-        For a model without groups, with structures, known values or constraints; if a factor must be chosen.
+        For a model without groups, with structures, known values, constraints or related levels; if a factor must be
+        chosen.
     """
     if refit not in ("none", "untrusted", "all"):
         raise DataError(f"refit must be 'none', 'untrusted' or 'all', got {refit!r}")
     problem, criterion = fit._problem, fit._criterion
+    problem.design.must_be_independent("influence")
     factors = problem.design.factors
     asked = problem.restrictions
     if not isinstance(criterion, Criterion) or (asked is not None and asked.beta):

@@ -100,8 +100,8 @@ def check(fit: Fit, alpha: float = 0.01) -> Checks:
     """Check a fit: normality at each level, equal variances of the rows, exogeneity.
 
     Rows are judged by residuals that are uncorrelated under the model (scaled by the Cholesky factor; conditional ones
-    where factors are crossed), effects by their estimates over their standard deviation, √(T - Cov(u - û)), which are
-    normal if the effects and errors are; they are not independent, so p-values are a guide.
+    where factors are crossed), effects by their estimates over their standard deviation, √(Var(u) - Cov(u - û)), which
+    are normal if the effects and errors are; they are not independent, so p-values are a guide.
 
     Parameters
     ----------
@@ -124,8 +124,9 @@ def check(fit: Fit, alpha: float = 0.01) -> Checks:
             skipped[f"effects of {factor.name}"] = "its levels are correlated, by a known covariance"
             continue
         T = fit.covariances[factor.name].to_numpy()
-        modes = fit.random_effects[factor.name].to_numpy()
-        spread = np.maximum(np.diag(T) - np.einsum("jii->ji", fit.random_effects_cov[factor.name]), 0.0)
+        modes = fit.random_effects[factor.name].to_numpy()[: factor.size]
+        left = np.einsum("jii->ji", fit.random_effects_cov[factor.name][: factor.size])
+        spread = np.maximum(factor.level_scale[: factor.size, None] * np.diag(T) - left, 0.0)
         for i, effect in enumerate(factor.effects):
             if T[i, i] <= NOTHING * fit.sigma**2 or (spread[:, i] <= NOTHING * T[i, i]).any():
                 skipped[f"effects {effect} | {factor.name}"] = "they have no variance, or groups have no data for them"

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from hlm.design import Factor
 from hlm.errors import DataError, DataTypeError, DesignError, show
-from hlm.variance.relation import Relation, root_of_covariance, root_of_precision, take
+from hlm.variance.relation import Relation, root_of_covariance, root_of_precision, scaled, take
 
 # Relative to the largest element: what may be rounding in a matrix that should be symmetric.
 SYMMETRIC = 1e-12
@@ -84,8 +84,7 @@ class Between:
             raise DataError(
                 f"{what} is not positive {kind} (level {show(labels[bad])})", column=factor.name, group=labels[bad]
             )
-        scale = float((root * root).sum()) / len(root)
-        return Relation(root / np.sqrt(scale), scale, labels[len(places) :], ordered, self.precision)
+        return scaled(root, labels[len(places) :], ordered, self.precision)
 
     def _read(self, factor: Factor, what: str) -> tuple[Any, pd.Index]:
         """Return the matrix as float64, dense or csc, and its labels."""

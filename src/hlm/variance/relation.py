@@ -89,6 +89,14 @@ class Relation:
             out[own] = np.maximum(left, 0.0)
         return out
 
+    def restricted(self, used: npt.NDArray[np.intp], labels: pd.Index) -> Relation:
+        """Return the relation where of the factor's levels, named in `labels`, only those `used` have rows left."""
+        every = labels.append(self.others) if len(self.others) else labels
+        order = np.concatenate([used, np.setdiff1d(np.arange(len(every)), used)])
+        matrix = take(self.matrix, order, order)
+        root, _ = (root_of_precision if self.precision else root_of_covariance)(matrix, len(used))
+        return scaled(root, every[order[len(used) :]], matrix, self.precision)
+
     @property
     def diagonal(self) -> Matrix:
         """(L,) diagonal of K, levels without rows last."""
@@ -99,6 +107,12 @@ class Relation:
         """The others' part of `matrix`."""
         places = np.arange(len(self.root), len(self.root) + len(self.others))
         return take(self.matrix, places, places)
+
+
+def scaled(root: Matrix, others: pd.Index, matrix: Any, precision: bool) -> Relation:
+    """Return a relation from R with RR' = K of the levels with rows."""
+    scale = float((root * root).sum()) / len(root)
+    return Relation(root / np.sqrt(scale), scale, others, matrix, precision)
 
 
 def take(matrix: Any, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> Any:
