@@ -174,7 +174,8 @@ class Model(ModelViews):
             name that is a column is a regressor, a name with brackets (``u0[school]``, ``r0[school:class]``) a random
             error of that level, any other name a coefficient; transforms are those of formulas. An equation may be a
             number: ``g01 = 5.0`` is a coefficient known in advance. Errors of one level are correlated. The error of
-            level 1 is always there and may be written ``e``.
+            level 1 is always there and may be written ``e``. ``b0 = fixed[school]`` gives each school an intercept that
+            is no random variable (absorbed; see `Fit.group_intercepts`).
         data : DataFrame or mapping
             Rows of level 1; or all columns, joined.
         weights, frequencies, sampling_variance : str or (N,) array, optional

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import hlm
-from hlm.errors import DataError, DesignError
+from hlm.errors import DataError, DataTypeError, DesignError
 
 from .test_equations import same
 
@@ -139,6 +139,10 @@ def test_tables_that_do_not_fit(tables: tuple[pd.DataFrame, pd.DataFrame, pd.Dat
         build(s=schools.drop(columns="district"))
     with pytest.raises(DataError, match="keys are int64 below"):
         build(s=schools.assign(school=schools["school"].astype(str)))
+    with pytest.raises(DataError, match="key 'school' is missing in every row"):
+        build(p=pupils.assign(school=None))
+    with pytest.raises(DataTypeError, match="the table of level 'school': data must be a DataFrame"):
+        hlm.Model.from_equations(TEXT, pupils, school=5, district=districts)
     with pytest.raises(DataError, match="structural zero 'x' is no column of an upper level"):
         hlm.Model.from_equations(TEXT, pupils, school=schools, district=districts, structural_zeros=["x"])
     frame = join(*tables)

@@ -39,7 +39,12 @@ class Tables:
         self.data = data
         self.levels = dict(levels)
         self.zeros = [zeros] if isinstance(zeros, str) else list(zeros)
-        self.names = {None: column_names(data)} | {level: column_names(table) for level, table in self.levels.items()}
+        self.names: dict[str | None, list[str]] = {None: column_names(data)}
+        for upper, table in self.levels.items():
+            try:
+                self.names[upper] = column_names(table)
+            except DataTypeError as error:
+                raise DataTypeError(f"the table of level '{upper}': {error}", column=upper) from None
         for level, names in self.names.items():
             if level is not None and level not in names:
                 raise DataError(f"the table of level '{level}' has no column '{level}', its key", column=level)
@@ -155,6 +160,8 @@ class _Places:
             if below is None:
                 self.coded[level] = code_column(stored(self.frame, level), level)
                 self._check_paths(level)
+                if len(self.frame) and self.coded[level][0].max() < 0:
+                    raise DataError(f"key '{level}' is missing in every row", column=level)
             else:
                 codes, labels = code_column(stored(self._table(below, [level]), level), level)
                 self.coded[level] = np.append(codes, -1).take(self.of(below)), labels
