@@ -1,5 +1,8 @@
 """What a Fit says, against dense algebra; the door of arrays; methods; boundaries; errors."""
 
+import gc
+import weakref
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -313,3 +316,20 @@ def test_trace_is_in_the_users_units() -> None:
     np.testing.assert_allclose(trace.iloc[-1, 3:].astype(float), fit.theta, rtol=1e-9)
     assert trace["criterion"].iloc[-1] == pytest.approx(fit.criterion, abs=1e-9)
     assert trace.index.name == "iteration"
+
+
+def test_a_fit_that_is_left_goes_at_once() -> None:
+    """Nothing that was asked of it keeps it: data of many fits would wait for the collector of cycles."""
+    data = hlm.datasets.load("sleepstudy")
+    gc.disable()
+    try:
+        fit = hlm.Model("Reaction ~ Days + (Days | Subject)", data).fit()
+        for method in ("z", "satterthwaite", "kenward-roger", "between-within", "hlm", "CR2"):
+            fit.inference(method).table(), fit.summary(method)
+        fit.bse, fit.random_effects_cov, fit.equations(), fit.empirical_bayes("Subject"), fit.variance_table()
+        fit.ols("Subject"), fit.check(), fit.predict(data, interval="prediction"), fit.influence(), fit._repr_html_()
+        left = weakref.ref(fit)
+        del fit
+        assert left() is None
+    finally:
+        gc.enable()

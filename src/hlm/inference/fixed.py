@@ -69,6 +69,9 @@ class Inference(ABC):
         What was left out or approximated; empty if nothing was.
     """
 
+    # What was computed stands in __dict__, which the fit keeps; the fit itself does not, or it would keep itself alive.
+    __slots__ = ("__dict__", "fit")
+
     name: str
     title: str
 

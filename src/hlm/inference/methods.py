@@ -25,7 +25,7 @@ OPTIONS = {"kenward-roger": ("boundary",), **dict.fromkeys(ROBUST, ("cluster", "
 
 
 def inference(fit: Fit, method: str, options: dict[str, Any]) -> Inference:
-    """Return the inference of that name, made once for each choice of options.
+    """Return the inference of that name; what it computes is computed once for each choice of options.
 
     Raises
     ------
@@ -40,8 +40,12 @@ def inference(fit: Fit, method: str, options: dict[str, Any]) -> Inference:
         if option not in OPTIONS.get(method, ()):
             raise DataTypeError(f"'{method}' has no option '{option}'")
     key = (method, *sorted(options.items()))
-    made = fit.__dict__.setdefault("_inferences", {})
+    made: dict[tuple[Any, ...], tuple[type[Inference], dict[str, Any]]] = fit.__dict__.setdefault("_inferences", {})
     if key not in made:
-        made[key] = METHODS[method](fit, **options)
-    found: Inference = made[key]
-    return found
+        found = METHODS[method](fit, **options)
+        made[key] = type(found), found.__dict__
+        return found
+    kind, computed = made[key]
+    again = kind.__new__(kind)
+    again.fit, again.__dict__ = fit, computed
+    return again
