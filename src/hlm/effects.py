@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from hlm.covariance import Matrix
-from hlm.criterion import Objective, Problem
+from hlm.criterion import Problem
 from hlm.design import Factor
 from hlm.variance.relation import Relation
 from hlm_ext.crossed import CrossedForest
+from hlm_ext.forest import Forest
 
 Array = npt.NDArray[np.float64]
 
 
+class Effects(Protocol):
+    """What has random effects; see `hlm_ext.criterion.Criterion.effects`."""
+
+    @property
+    def sigma2(self) -> float:
+        """σ² of the engine."""
+
+    @property
+    def theta(self) -> Array:
+        """The point of the last value."""
+
+    @property
+    def forest(self) -> Forest:
+        """The statistics, factored."""
+
+    def effects(self, covariances: bool = False, beta_known: bool = False) -> tuple[list[Array], list[Array] | None]:
+        """Return û of all factors, leaves first, and Cov(u - û)/σ²."""
+
+
 def random_effects(
-    problem: Problem, criterion: Objective, covariances: bool = False, beta_known: bool = False
+    problem: Problem, criterion: Effects, covariances: bool = False, beta_known: bool = False
 ) -> tuple[list[Array], list[Array] | None]:
     """Return û (J, q) of each factor in the order of the formula, and (J, q, q) covariances if asked.
 
@@ -54,7 +76,7 @@ def random_effects(
     return out, (out_covs if covariances else None)
 
 
-def _related_covariances(problem: Problem, criterion: Objective, k: int, relation: Relation) -> Array:
+def _related_covariances(problem: Problem, criterion: Effects, k: int, relation: Relation) -> Array:
     """Return Cov(u - û)/σ² (L, q, q) of related levels, those without rows last, after `criterion.effects`."""
     hierarchy = problem.statistics.hierarchy
     forest = criterion.forest

@@ -13,7 +13,6 @@ from hlm.design import Column, Design, Factor
 from hlm.effects import contributions
 from hlm.errors import DataError, DataTypeError, DesignError, show
 from hlm.profiles.profile import quantile
-from hlm.residuals.refusals import independent_errors
 from hlm.structure import Codes
 
 if TYPE_CHECKING:
@@ -61,7 +60,6 @@ def predict_interval(
     z, rows = quantile(alpha), error.check_mean_of(mean_of)
     design = fit.model.design
     design.must_be_independent("an interval of predictions")
-    independent_errors(fit, "an interval of predictions")
     if design.absorbed is not None:
         raise DesignError(
             f"an interval of predictions is not offered with absorbed intercepts of '{design.absorbed.name}': their "
@@ -93,10 +91,24 @@ def predict_interval(
             parts["new_groups"] += np.where(found < 0, error.new_effects(fit, factor, z_columns), 0.0)
         weights = design.weights if new is None else None
         parts["residual"] = np.full(count, fit.sigma**2 / rows) / (1.0 if weights is None else weights)
+        parts["residual"] *= _relative_variance(fit, new is None)
     full = {name: np.full(len(predicted), np.nan) for name in parts}
     for name, values in parts.items():
         full[name][used] = values
     return error.table(predicted, full, z, predicted.isna().to_numpy())
+
+
+def _relative_variance(fit: Fit, rows_of_fit: bool) -> Any:
+    """Variances of new errors relative to σ²/w."""
+    residual = fit._problem.residual
+    if residual is None:
+        return 1.0
+    if residual.pattern.correlated or not rows_of_fit:
+        raise DesignError(
+            f"prediction intervals are not offered for errors with a structure ({residual.pattern.describe()}), but "
+            "those of the rows of the fit under variances by stratum or covariates; interval='confidence' is"
+        )
+    return np.square(residual.pattern.row_sd(residual.phi))
 
 
 def _known_levels(fit: Fit, new: Any, factor: Factor, new_levels: str) -> tuple[Codes, list[Column]]:

@@ -23,6 +23,7 @@ import pandas as pd
 
 from hlm.criterion import Problem
 from hlm.errors import DataError
+from hlm.residuals.criterion import at_estimate
 from hlm.sides import sides, with_sides
 
 if TYPE_CHECKING:
@@ -157,9 +158,12 @@ def _solve(
 def _from_theta(fit: Fit, X: Matrix, levels: list[Levels], Z: list[Matrix]) -> Matrix:
     """g'Ag (N,) by central differences of β̂ and û along the eigenvectors of the covariance of θ̂."""
     problem = fit._problem
-    with fit._lock:
-        hessian = fit._criterion.derivatives(problem.curvature[1])[1]
-    moved = problem.criterion(fit.reml)
+    if problem.residual is not None:
+        hessian = problem.residual.hessian
+    else:
+        with fit._lock:
+            hessian = fit._criterion.derivatives(problem.curvature[1])[1]
+    moved, space, point = at_estimate(problem, fit._point, fit.reml)
     values, vectors = np.linalg.eigh(hessian)
     out = np.zeros(len(X))
     for value, direction in zip(values, vectors.T, strict=True):
@@ -168,7 +172,7 @@ def _from_theta(fit: Fit, X: Matrix, levels: list[Levels], Z: list[Matrix]) -> M
         step = STEP * float(np.sqrt(2 / value))
         ends = []
         for sign in (1.0, -1.0):
-            moved.value(problem.space.move(fit._point, sign * step * direction))
+            moved.value(space.move(point, sign * step * direction))
             ends.append(_predictions(problem, moved, X, levels, Z))
         out += 2 / value * ((ends[0] - ends[1]) / (2 * step)) ** 2
     return out

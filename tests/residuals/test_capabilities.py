@@ -93,6 +93,114 @@ def test_simulated_responses_have_the_covariance_of_the_model(kind: str) -> None
     assert again.residual.params.shape == fit.residual.params.shape
 
 
+def parameters(fit: hlm.Fit) -> np.ndarray:
+    """(variance of the intercept, φ, σ²) of a fit with one."""
+    estimated = fit._problem.residual
+    assert estimated is not None
+    return np.concatenate([fit.covariances["f0"].to_numpy()[0], estimated.phi, [fit.sigma**2]])
+
+
+def dense_fit(s: Structured, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """γ̂, its covariance and û at given variances."""
+    case = s.case
+    same = (case.codes[0][:, None] == np.arange(case.codes[0].max() + 1)).astype(float)
+    inverse = np.linalg.inv(z[-1] * s.covariance(z[1:-1]) + z[0] * same @ same.T)
+    C = np.linalg.inv(case.X.T @ inverse @ case.X)
+    beta = C @ case.X.T @ inverse @ case.y
+    return beta, C, z[0] * same.T @ inverse @ (case.y - case.X @ beta)
+
+
+def slopes(f: Callable[[np.ndarray], np.ndarray], z: np.ndarray) -> np.ndarray:
+    steps = np.diag(1e-4 * np.maximum(np.abs(z), 0.3))
+    return np.array([(f(z + e) - f(z - e)) / (2 * e.sum()) for e in steps])
+
+
+@pytest.mark.parametrize("kind", ["strata", "ar1", "cs"])
+def test_degrees_of_freedom_have_the_uncertainty_of_the_structure(kind: str) -> None:
+    s = structured(kind, [1], seed=14)
+    fit = s.model().fit()
+    z = parameters(fit)
+    A = 2 * np.linalg.inv(second_differences(lambda z: full_deviance(s, z, True), z))
+    C = dense_fit(s, z)[1]
+    dC = slopes(lambda z: np.diag(dense_fit(s, z)[1]), z)
+    expected = 2 * np.diag(C) ** 2 / np.einsum("zi,zx,xi->i", dC, A, dC)
+    found = fit.inference("satterthwaite").degrees(fit._problem.coordinates.beta_map)
+    # second differences of the deviance: error of the order step²
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["strata", "ar1", "cs"])
+def test_predictions_have_the_uncertainty_of_the_structure(kind: str) -> None:
+    s = structured(kind, [1], seed=14)
+    fit = s.model().fit()
+    z, codes = parameters(fit), s.case.codes[0]
+    A = 2 * np.linalg.inv(second_differences(lambda z: full_deviance(s, z, True), z))
+
+    def predicted(z: np.ndarray) -> np.ndarray:
+        beta, _, u = dense_fit(s, z)
+        return np.asarray(s.case.X @ beta + u[codes])
+
+    g = slopes(predicted, z)
+    found = fit.predict(interval="confidence")
+    np.testing.assert_allclose(found["predicted"], predicted(z), rtol=1e-8, atol=1e-10)
+    # second differences of the deviance: error of the order step²
+    np.testing.assert_allclose(found["var_theta"], np.einsum("zi,zx,xi->i", g, A, g), rtol=5e-3, atol=1e-8)
+    known = fit.empirical_bayes("f0").cov[:, 0, 0]
+    open_ = fit.empirical_bayes("f0", theta_uncertainty=True).cov[:, 0, 0]
+    h = slopes(lambda z: dense_fit(s, z)[0][0] + dense_fit(s, z)[2], z)
+    np.testing.assert_allclose(open_ - known, np.einsum("zi,zx,xi->i", h, A, h), rtol=5e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["strata", "ar1", "cs"])
+def test_robust_covariances(kind: str) -> None:
+    s = structured(kind, [1], seed=14)
+    fit = s.model().fit()
+    case, z = s.case, parameters(fit)
+    beta, C, _ = dense_fit(s, z)
+    codes = case.codes[0]
+    V = z[-1] * s.covariance(z[1:-1]) + z[0] * (codes[:, None] == codes[None, :])
+    weighted, e = np.linalg.solve(V, case.X), case.y - case.X @ beta
+    meat = np.zeros((len(beta), len(beta)))
+    for j in range(codes.max() + 1):
+        own = weighted[codes == j].T @ e[codes == j]
+        meat += np.outer(own, own)
+    np.testing.assert_allclose(fit.cov_params("CR0"), C @ meat @ C, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["strata", "ar1", "unstructured"])
+def test_scaled_residuals(kind: str) -> None:
+    s = structured(kind, [1, 1] if kind != "unstructured" else [], seed=18)
+    fit = s.model().fit()
+    estimated = fit._problem.residual
+    assert estimated is not None
+    V = fit.sigma**2 * s.covariance(estimated.phi)
+    for Z, codes, name in zip(s.case.Z, s.case.codes, fit.covariances, strict=True):
+        V += (Z @ fit.covariances[name].to_numpy() @ Z.T) * (codes[:, None] == codes[None, :])
+    e = s.case.y - s.case.X @ fit.params.to_numpy()
+    white = fit.residuals("cholesky").to_numpy()
+    assert white @ white == pytest.approx(e @ np.linalg.solve(V, e), rel=1e-8)
+    sd = fit.sigma * np.sqrt(np.diag(s.covariance(estimated.phi)))
+    np.testing.assert_allclose(fit.residuals("pearson"), fit.resid / sd, rtol=1e-9)
+
+
+def test_prediction_intervals() -> None:
+    data = hlm.datasets.load("hsb").iloc[:900]
+    fit = hlm.Model("mathach ~ cses + (1 | school)", data, residual=ByStratum("female")).fit()
+    found = fit.predict(interval="prediction")
+    np.testing.assert_allclose(found["var_residual"], fit.residual.sd.loc[data["female"]].to_numpy() ** 2, rtol=1e-12)
+    serial = hlm.Model("mathach ~ cses + (1 | school)", data, residual=AR1()).fit()
+    for one, rows in ((serial, data.head()), (serial, None), (fit, data.head())):
+        with pytest.raises(hlm.DesignError, match="interval='confidence' is"):
+            one.predict(rows, interval="prediction")
+
+
+def test_exogeneity_keeps_the_structure() -> None:
+    data = hlm.datasets.load("hsb").iloc[:900]
+    fit = hlm.Model("mathach ~ ses + (1 | school)", data, residual=ByStratum("female")).fit()
+    assert fit.exogeneity().fit.residual.params.shape == (1,)
+    assert "exogeneity" in str(fit.check())
+
+
 def test_tests_of_fixed_effects() -> None:
     data = frame("BodyWeight")
     one = hlm.Model("weight ~ Time + Diet + (Time | Rat)", data, residual=AR1()).fit(reml=False)
@@ -126,11 +234,12 @@ INDEPENDENT: list[Callable[[hlm.Fit], Any]] = [
     lambda fit: fit.icc(),
     lambda fit: fit.profile("sigma"),
     lambda fit: fit.variance_table(method="profile"),
-]
-ONE_VARIANCE: list[Callable[[hlm.Fit], Any]] = [
     lambda fit: fit.variance_function({"Days": [0, 1]}),
-    lambda fit: fit.r_squared(),
+    lambda fit: fit.influence(),
+    lambda fit: fit.leverages,
+    lambda fit: fit.inference("kenward-roger"),
 ]
+ONE_VARIANCE: list[Callable[[hlm.Fit], Any]] = [lambda fit: fit.r_squared()]
 
 
 def test_what_takes_errors_to_be_independent_is_refused() -> None:

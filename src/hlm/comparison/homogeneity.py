@@ -12,6 +12,7 @@ from scipy.special import chdtrc
 
 from hlm.design import Design, Factor
 from hlm.errors import DesignError
+from hlm.residuals.refusals import independent_errors
 from hlm_ext.columns import Columns
 from hlm_ext.gather import gather
 from hlm_ext.structure import sort_rows
@@ -73,8 +74,9 @@ def homogeneity(fit: Fit, group: str | None = None, least_df: int = 10) -> Homog
     Raises
     ------
     DesignError
-        If fewer than two groups are left.
+        If fewer than two groups are left, or the errors have a structure.
     """
+    independent_errors(fit, "HLM's test of equal level-1 variances")
     design = fit.model.design
     if not design.factors:
         raise DesignError("a model without groups has no variances to compare")

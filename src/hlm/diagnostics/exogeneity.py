@@ -21,8 +21,7 @@ from hlm.criterion import make_problem
 from hlm.design import Design, Factor
 from hlm.diagnostics.deletion import widened
 from hlm.errors import DesignError
-from hlm.estimation import estimate
-from hlm.residuals.refusals import independent_errors
+from hlm.residuals.estimation import estimate_model
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -78,7 +77,6 @@ def exogeneity(fit: Fit, group: str | None = None) -> Exogeneity:
         If no regressor varies both within and between groups beside what the model has already.
     """
     design = fit.model.design
-    independent_errors(fit, "the test of exogeneity")
     if not design.factors:
         raise DesignError("a model without groups has no effects to be exogenous")
     factor = design.factor(group) if group is not None else max(design.factors, key=lambda f: f.size)
@@ -92,7 +90,7 @@ def exogeneity(fit: Fit, group: str | None = None) -> Exogeneity:
     model.design = widened(design, {f"mean({name} | {factor.name})": mean for name, mean in means.items()})
     model.problem = make_problem(model.design)
     problem = model._restricted
-    found = type(fit)(model, problem, estimate(problem, fit.reml, fit.method, None, False), fit.reml, fit.method)
+    found = type(fit)(model, *estimate_model(problem, fit.reml, fit.method), fit.reml, fit.method)
     names = [name for name in model.design.names[len(design.names) :] if name not in found.aliased]
     b, C = found.params[names].to_numpy(), found.cov_params().loc[names, names].to_numpy()
     statistic = float(b @ np.linalg.solve(C, b))

@@ -119,6 +119,7 @@ def influence(fit: Fit, group: str | None = None, refit: str = "none") -> Influe
 
 def leverages(fit: Fit) -> pd.Series:
     """Return ∂ŷ_i/∂y_i of each row (N,), θ known: the diagonal of the hat matrix H of ŷ = Hy; its sum is tr H."""
+    independent_errors(fit, "the leverage of rows")
     design = fit.model.design
     found = fit.predict(interval="confidence", theta_uncertainty=False)
     weights = design.weights

@@ -14,7 +14,6 @@ from hlm.comparison.homogeneity import Homogeneity, homogeneity
 from hlm.diagnostics.exogeneity import Exogeneity, exogeneity
 from hlm.diagnostics.residuals import residuals
 from hlm.errors import DesignError
-from hlm.residuals.refusals import independent_errors
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -111,7 +110,6 @@ def check(fit: Fit, alpha: float = 0.01) -> Checks:
     """
     skipped: dict[str, str] = {}
     rows: dict[str, list[object]] = {}
-    independent_errors(fit, "the report")
     try:
         values = residuals(fit, "cholesky")
     except DesignError as error:

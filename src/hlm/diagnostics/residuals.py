@@ -16,7 +16,6 @@ import pandas as pd
 
 from hlm.errors import DataError, DesignError
 from hlm.prediction import linear_predictor
-from hlm.residuals.refusals import independent_errors
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -34,25 +33,25 @@ def residuals(fit: Fit, kind: str = "conditional") -> pd.Series:
     ----------
     fit : Fit
     kind : {"conditional", "marginal", "pearson", "cholesky"}
-        y - Xγ̂ - Zû; y - Xγ̂; the conditional ones times √w/σ̂; the marginal ones in units of σ̂, made uncorrelated with
-        variance one by the Cholesky factor of their covariance (nested models).
+        y - Xγ̂ - Zû; y - Xγ̂; the conditional ones over the standard deviations of the errors; the marginal ones in
+        units of σ̂, made uncorrelated with variance one by a square root of their covariance (nested models).
 
     Raises
     ------
     DataError
         For another kind.
     DesignError
-        For "cholesky" with crossed factors, or frequencies; for both scaled ones beside a residual structure.
+        For "cholesky" with crossed factors, or frequencies.
     """
     if kind not in KINDS:
         raise DataError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
     design = fit.model.design
-    if kind in ("pearson", "cholesky"):
-        independent_errors(fit, f"the scale of {kind} residuals")
     if kind in ("conditional", "pearson"):
         values = design.y - linear_predictor(fit, design.factors)
         if kind == "pearson":
-            values = values / fit.sigma * (1.0 if design.weights is None else np.sqrt(design.weights))
+            residual = fit._problem.residual
+            sd = fit.sigma * (1.0 if residual is None else residual.pattern.row_sd(residual.phi))
+            values = values / sd * (1.0 if design.weights is None else np.sqrt(design.weights))
         return design.full_length(values).rename(kind)
     values = design.y - linear_predictor(fit, [])
     if kind == "cholesky":
@@ -70,9 +69,12 @@ def _whitened(fit: Fit, values: Matrix) -> Matrix:
     order = np.arange(design.rows) if hierarchy.rows is None else hierarchy.rows
     root = np.ones(design.rows) if design.weights is None else np.sqrt(design.weights)
     factors = problem.ordered
-    columns = [(root[:, None] * np.column_stack(factor.columns))[order] for factor in factors]
+    columns = [column for factor in factors for column in factor.columns]
     edges = np.cumsum([0, *(factor.width for factor in factors)])
-    table = np.column_stack([*columns, (root * values)[order]])
+    table = root[:, None] * np.column_stack([*columns, values])
+    if problem.residual is not None:
+        table = problem.residual.pattern.whiten(table, problem.residual.phi)
+    table = table[order]
     for k, factor in enumerate(factors):
         D = fit.covariances[factor.name].to_numpy() / fit.sigma**2
         codes = factor.codes[order]

@@ -14,6 +14,7 @@ from hlm import effects
 from hlm.empirical_bayes.level_one import level_one
 from hlm.errors import DataError
 from hlm.inference.information import curvature
+from hlm.residuals.criterion import at_estimate
 from hlm_ext.forms import forms
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def response_to_beta(fit: Fit, name: str) -> Array:
 def theta_sensitivity(fit: Fit) -> tuple[Array, dict[str, Array], Array]:
     """Return how γ̂ and û follow θ, and the covariance of θ̂ in the engine's coordinates.
 
-    θ stands for the m free directions of the optimiser: with structures or constraints those that keep to them.
+    θ stands for the m free directions of the optimiser: with structures or constraints those that keep to them, with a
+    structure of the level-1 errors its parameters too.
 
     Returns
     -------
@@ -127,17 +129,18 @@ def theta_sensitivity(fit: Fit) -> tuple[Array, dict[str, Array], Array]:
     cov : (m, m) float64
         From the observed information; zero in directions that are not free.
     """
-    problem, m = fit._problem, fit._problem.space.m
-    criterion = problem.criterion(fit.reml)
-    theta = fit._point
-    criterion.value(theta)
-    cov = curvature(problem, criterion).covariance[:m, :m]
+    problem = fit._problem
+    with fit._lock:
+        covariance = curvature(problem, fit._criterion).covariance
+    criterion, space, theta = at_estimate(problem, fit._point, fit.reml)
+    m = space.m
+    cov = covariance[:m, :m]
     gamma, modes = [], []
     for a in range(m):
         step = STEP * max(1.0, abs(theta[a]) if len(theta) == m else 0.0)
         ends = []
         for sign in (1, -1):
-            criterion.value(problem.space.move(theta, sign * step * np.eye(m)[a]))
+            criterion.value(space.move(theta, sign * step * np.eye(m)[a]))
             ends.append((problem.coordinates.beta_map @ criterion.beta, effects.random_effects(problem, criterion)[0]))
         (b1, u1), (b0, u0) = ends
         gamma.append((b1 - b0) / (2 * step))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.errors import DataError, DegenerateError
-from hlm.residuals.refusals import independent_errors, one_variance
+from hlm.residuals.refusals import independent_errors
 
 if TYPE_CHECKING:
     from hlm.design import Factor
@@ -44,7 +44,7 @@ def variance_function(fit: Fit, at: Mapping[str, Any] | pd.DataFrame | None = No
         If a random column is not given, naming it.
     """
     fit.model.design.must_be_independent("the variance function")
-    one_variance(fit, "the variance function")
+    independent_errors(fit, "the variance function")
     values, n = _values(fit, at)
     parts = {factor.name: _form(fit, factor, values, values) for factor in fit.model.design.factors}
     total = sum(parts.values(), np.full(n, fit.sigma**2))

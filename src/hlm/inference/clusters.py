@@ -137,9 +137,9 @@ def _several(levels: Codes, first: Codes) -> bool:
 def _rows(fit: Fit, factor: Factor) -> Rows:
     problem, criterion = fit._problem, fit._criterion
     statistics, template = problem.statistics, problem.template
-    columns = statistics.rows(problem.coordinates.basis)
-    if statistics.weights is not None:
-        columns *= np.sqrt(statistics.weights)[:, None]
+    columns, weights = problem.rows()
+    if weights is not None:
+        columns *= np.sqrt(weights)[:, None]
     matrices = problem.space.factors_of(np.array(criterion.theta))
     modes = []
     for position, mode in enumerate(forms(criterion.forest, True)[2]):

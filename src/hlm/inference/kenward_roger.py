@@ -12,6 +12,7 @@ from hlm.inference.distributions import Array
 from hlm.inference.fixed import DEPENDENT, Inference, Joint
 from hlm.inference.information import Curvature, curvature
 from hlm.inference.satterthwaite import satterthwaite_degrees, slopes
+from hlm.residuals.refusals import independent_errors
 from hlm_ext.forms import forms
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class KenwardRoger(Inference):
 
     def __init__(self, fit: Fit, boundary: str | None = None) -> None:
         super().__init__(fit)
+        independent_errors(fit, "Kenward and Roger's method")
         if boundary is None:
             boundary = "all" if fit._problem.variances is None else "free"
         if not fit.reml:

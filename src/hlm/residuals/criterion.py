@@ -86,8 +86,14 @@ class JointCriterion:
     residual = property(lambda self: self.inner.residual)
     sigma2 = property(lambda self: self.inner.sigma2)
     forest = property(lambda self: self.inner.forest)
+    beta = property(lambda self: self.inner.beta)
+    cross_inverse = property(lambda self: self.inner.cross_inverse)
     trace_products = property(lambda self: self.inner.trace_products)
     second_derivatives = property(lambda self: self.inner.second_derivatives)
+
+    def effects(self, covariances: bool = False, beta_known: bool = False) -> tuple[list[Matrix], list[Matrix] | None]:
+        """Return û of all factors, leaves first, and Cov(u - û)/σ²."""
+        return self.inner.effects(covariances, beta_known)
 
     def moments(self) -> list[tuple[Matrix, Matrix]]:
         """Return Σ Z'PZ and Σ Z'êê'Z of all factors, leaves first."""
@@ -257,3 +263,27 @@ class JointSpace:
         theta, phi = self.criterion.split(x)
         found = self.space.settled(theta, nearly)
         return None if found is None else np.concatenate([found, phi])
+
+
+def at_estimate(
+    problem: Problem, point: Matrix, reml: bool
+) -> tuple[Objective | JointCriterion, Space | JointSpace, Matrix]:
+    """Return a new criterion of all variance parameters, those of the level-1 errors too, its space and the estimate.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of a fit.
+    point : float64 array
+        The fit's θ.
+    reml : bool
+    """
+    criterion: Objective | JointCriterion
+    space: Space | JointSpace
+    if problem.residual is None:
+        criterion, space = problem.criterion(reml), problem.space
+    else:
+        criterion = JointCriterion(Gathered(replace(problem, residual=None), problem.residual.pattern), reml)
+        space, point = JointSpace(problem.space, criterion), np.concatenate([point, problem.residual.phi])
+    criterion.value(point)
+    return criterion, space, point

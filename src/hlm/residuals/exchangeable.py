@@ -106,7 +106,7 @@ class Exchangeable(Pattern):
 
     def describe(self) -> str:
         """Return the structure in words."""
-        return "equally correlated in groups (compound symmetry)"
+        return "compound symmetry in groups"
 
     def natural(self, phi: Matrix) -> pd.Series:
         """Return ρ."""

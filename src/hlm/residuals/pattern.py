@@ -25,9 +25,12 @@ class Pattern(ABC):
         Of φ, as a trace shows them.
     heterogeneous : bool
         Whether variances differ between rows of the same weight.
+    correlated : bool
+        Whether errors of different rows are.
     """
 
     heterogeneous: ClassVar[bool] = False
+    correlated: ClassVar[bool] = True
     names: tuple[str, ...]
 
     @property

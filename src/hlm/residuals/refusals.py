@@ -20,8 +20,8 @@ def independent_errors(fit: Fit, what: str) -> None:
     """
     if fit._problem.residual is not None:
         raise DesignError(
-            f"{what} takes the level-1 errors to be independent, of variance σ²/w; here they are "
-            f"{fit._problem.residual.pattern.describe()}: fit the model without residual="
+            f"{what} takes the level-1 errors to be independent, of variance σ²/w; those of this fit have a structure "
+            f"({fit._problem.residual.pattern.describe()}): fit the model without residual="
         )
 
 
@@ -36,6 +36,6 @@ def one_variance(fit: Fit, what: str) -> None:
     residual = fit._problem.residual
     if residual is not None and residual.pattern.heterogeneous:
         raise DesignError(
-            f"{what} has one level-1 variance; here it is {residual.pattern.describe()}: fit the model without "
-            "residual=, or use variances of your choice (fit.residual.sd, fit.covariances)"
+            f"{what} has one level-1 variance; those of this fit differ ({residual.pattern.describe()}): fit the model "
+            "without residual=, or use variances of your choice (fit.residual.sd, fit.covariances)"
         )

@@ -137,7 +137,7 @@ class Unrestricted(Pattern):
 
     def describe(self) -> str:
         """Return the structure in words."""
-        return f"of any covariance over {len(self.labels)} occasions"
+        return f"any covariance over {len(self.labels)} occasions"
 
     def natural(self, phi: Matrix) -> pd.Series:
         """Return ratios of standard deviations to that of the first occasion, and correlations."""

@@ -39,6 +39,7 @@ class LogVariance(Pattern):
     """
 
     heterogeneous: ClassVar[bool] = True
+    correlated: ClassVar[bool] = False
 
     def __init__(self, X: Matrix, kind: Places, counts: Matrix, names: Sequence[str], scale: Matrix) -> None:
         self.X = X
@@ -79,7 +80,7 @@ class LogVariance(Pattern):
 
     def describe(self) -> str:
         """Return the structure in words."""
-        return "of a log-variance linear in " + ", ".join(self.names)
+        return "log-variance linear in " + ", ".join(self.names)
 
     def natural(self, phi: Matrix) -> pd.Series:
         """Return α: differences of log variances for one unit of each covariate."""
@@ -117,7 +118,7 @@ class Strata(LogVariance):
 
     def describe(self) -> str:
         """Return the structure in words."""
-        return f"of a variance for each of the {len(self.labels)} strata of '{self.column}'"
+        return f"a variance for each of the {len(self.labels)} strata of '{self.column}'"
 
     def natural(self, phi: Matrix) -> pd.Series:
         """Return ratios of standard deviations."""
