@@ -1,16 +1,18 @@
-"""The tutorial does what it says."""
+"""The documents do what they say."""
 
 import doctest
 from pathlib import Path
 
 import pytest
 
-TUTORIAL = Path(__file__).parent.parent / "docs" / "tutorial.md"
+DOCUMENTS = Path(__file__).parent.parent / "docs"
 
 
-@pytest.mark.skipif(not TUTORIAL.exists(), reason="tests of an installed package: the documents are not there")
-def test_the_tutorial_runs() -> None:
+@pytest.mark.skipif(not DOCUMENTS.exists(), reason="tests of an installed package: the documents are not there")
+@pytest.mark.parametrize("name", ["tutorial", "variances"])
+def test_a_document_runs(name: str) -> None:
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-    result = doctest.testfile(str(TUTORIAL), module_relative=False, optionflags=options, encoding="utf-8")
+    path = str(DOCUMENTS / f"{name}.md")
+    result = doctest.testfile(path, module_relative=False, optionflags=options, encoding="utf-8")
     assert result.failed == 0
     assert result.attempted > 15

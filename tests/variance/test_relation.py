@@ -95,6 +95,27 @@ class Dense:
         return modes, np.array([C[j : j + q, j : j + q] for j in range(0, len(C), q)])
 
 
+@pytest.mark.parametrize("reml", [True, False], ids=["REML", "ML"])
+def test_weight_gain_of_calves_as_printed(reml: bool) -> None:
+    """Mrode (2014), Linear Models for the Prediction of Animal Breeding Values, example 3.1: both variances known."""
+    gain = pd.DataFrame(
+        {"animal": [4, 5, 6, 7, 8], "sex": ["m", "f", "f", "m", "m"], "gain": [4.5, 2.9, 3.9, 3.5, 5.0]}
+    )
+    precision = np.zeros((8, 8))
+    for animal, parents in {1: [], 2: [], 3: [], 4: [1], 5: [3, 2], 6: [1, 2], 7: [4, 5], 8: [3, 6]}.items():
+        row = np.zeros(8)
+        row[animal - 1], row[[parent - 1 for parent in parents]] = 1.0, -0.5
+        precision += np.outer(row, row) / (1 - 0.25 * len(parents))
+    model = hlm.Model(
+        "gain ~ 0 + sex + (1 | animal)", gain, between={"animal": hlm.Between(precision, range(1, 9), precision=True)}
+    )
+    fit = model.fit(reml=reml, fixed={"animal": 20.0, "sigma": np.sqrt(40.0)})
+    assert len(fit.trace) == 1
+    np.testing.assert_allclose(fit.params, [3.404, 4.358], atol=1e-3)  # 4.3585 is printed as 4.358
+    printed = [0.098, -0.019, -0.041, -0.009, -0.186, 0.177, -0.249, 0.183]
+    np.testing.assert_allclose(fit.random_effects["animal"]["Intercept"].sort_index(), printed, atol=5.1e-4)
+
+
 FORMULAS = {
     "one record each": ("y ~ x + (1 | animal)", 24),
     "repeated": ("y ~ x + (1 | animal)", 60),
