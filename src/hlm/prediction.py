@@ -59,7 +59,6 @@ def predict_interval(
         raise DataError(f"interval must be None or one of {', '.join(map(repr, INTERVALS))}, got {interval!r}")
     z, rows = quantile(alpha), error.check_mean_of(mean_of)
     design = fit.model.design
-    design.must_be_independent("an interval of predictions")
     if design.absorbed is not None:
         raise DesignError(
             f"an interval of predictions is not offered with absorbed intercepts of '{design.absorbed.name}': their "

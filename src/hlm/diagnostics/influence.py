@@ -108,7 +108,6 @@ def influence(fit: Fit, group: str | None = None, refit: str = "none") -> Influe
     asked = problem.restrictions
     if not isinstance(criterion, Criterion) or (asked is not None and asked.beta):
         raise DesignError("influence is not offered with covariance structures, known values or constraints")
-    problem.design.must_be_independent("deletion of groups")
     independent_errors(fit, "deletion of groups")
     if not factors or (group is None and len(factors) > 1):
         raise DesignError(f"choose a grouping factor: group= one of {[factor.name for factor in factors]}")

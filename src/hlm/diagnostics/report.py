@@ -118,9 +118,6 @@ def check(fit: Fit, alpha: float = 0.01) -> Checks:
     values = values.dropna()
     rows["rows"] = _normality(values.to_numpy(), values.index)
     for factor in fit.model.design.factors:
-        if factor.between is not None:
-            skipped[f"effects of {factor.name}"] = "its levels are correlated, by a known covariance"
-            continue
         T = fit.covariances[factor.name].to_numpy()
         modes = fit.random_effects[factor.name].to_numpy()[: factor.size]
         left = np.einsum("jii->ji", fit.random_effects_cov[factor.name][: factor.size])

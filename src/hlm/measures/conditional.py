@@ -47,7 +47,7 @@ class ConditionalAIC:
     df : float
         ρ = tr H, effective degrees of freedom with the covariances known.
     estimated_df : float or None
-        tr(∂ŷ/∂y), with the covariances estimated; None for a model with structures, known variances or related levels.
+        tr(∂ŷ/∂y), with the covariances estimated; None for a model with structures or known variances.
     vaida_blanchard : float
         With the finite-sample penalty for an estimated σ², covariances known.
     asymptotic : float
@@ -88,8 +88,7 @@ def conditional_aic(fit: Fit) -> ConditionalAIC:
     if not fit.reml:
         penalty *= n / (n - p)
     estimated = None
-    plain = problem.variances is None and all(factor.between is None for factor in design.factors)
-    if plain and (problem.restrictions is None or not problem.restrictions.beta):
+    if problem.variances is None and (problem.restrictions is None or not problem.restrictions.beta):
         estimated = df + _movement(fit)
     return ConditionalAIC(
         deviance,
