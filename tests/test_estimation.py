@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 import hlm
 
@@ -64,3 +65,22 @@ def test_response_that_is_constant_within_groups(formula: str, method: str) -> N
     data["y"] = data["a"] % 7 + 0.0
     with pytest.raises(hlm.DegenerateError, match="'y' is constant within every level of 'a'"):
         hlm.Model(formula, data).fit(method=method)
+
+
+@pytest.mark.parametrize("method", ["newton", "fisher"])
+def test_the_lower_of_an_optimum_inside_and_one_on_the_boundary(method: str) -> None:
+    """One group has most of the rows. The seed is one at which the moments lead to the higher optimum."""
+    rng = np.random.default_rng(506)
+    groups = np.repeat(np.arange(15), np.r_[120, rng.integers(1, 4, 14)])
+    x = rng.normal(size=len(groups))
+    X = np.column_stack([np.ones(len(x)), x])
+    y = X @ [1.0, 0.5] + (X * (rng.normal(size=(15, 2)) * [1.0, 0.5])[groups]).sum(1) + rng.normal(size=len(x))
+    model = hlm.Model.from_arrays(y, X, [hlm.Random(groups, X)])
+    fit = model.fit(method=method)
+    assert fit.converged
+    value = model.problem.criterion(True).value
+    starts = np.random.default_rng(1).normal(size=(20, 3)) * 2
+    ends = [minimize(value, start, method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-10}) for start in starts]
+    lowest = min(end.fun for end in ends)
+    assert max(end.fun for end in ends) > lowest + 1e-3  # there is another one
+    assert fit.criterion <= lowest + 1e-8

@@ -17,6 +17,7 @@ from hlm.optimize.trace import Trace, Vector
 from hlm.variance.criterion import VarianceCriterion
 from hlm.variance.start import starts
 from hlm_ext.criterion import KernelError
+from hlm_ext.linear import eigh, lower_factor
 
 METHODS = ("newton", "fisher", "em", "ecme")
 # Times that a fit may leave a boundary point where the cone test shows a way down.
@@ -27,6 +28,9 @@ SIZES = [10.0 ** (j / 2) for j in range(-2, 14)]
 # Standard deviations of effects, in units of σ, that only a likelihood which rises for ever leads to: where the search
 # ended at no optimum, and where it says that it did.
 NO_RESIDUAL_ABOVE = 1e3, 1e4
+# Units of the criterion that giving up a variance may cost, by second derivatives and by its value, if another optimum
+# is to be looked for there.
+PRICE, NEARLY_AS_LOW = 20.0, 2.0
 # Multiples of a θ that is no optimum, at which a likelihood that rises for ever is looked for.
 FARTHER = (10.0, 1e3, 1e6, 1e9, 1e12)
 # Variance left there, relative to that of the OLS residuals, which is rounding: a standard deviation of 1e4 ε.
@@ -139,7 +143,7 @@ def _minimize(
         points = [moment_start(criterion, problem.template)]
     trace = newton.minimize(criterion, space, points[0], information, steps)
     found, value = np.array(criterion.theta), criterion.last
-    for start in [*points[1:], *_other_starts(problem, criterion)]:
+    for start in [*points[1:], *_with_less(problem, criterion, search), *_other_starts(problem, criterion)]:
         rival = None if isinstance(criterion, VarianceCriterion) else (found, value)
         try:
             second = newton.minimize(criterion, space, start, information, steps, rival)
@@ -181,6 +185,39 @@ def _other_starts(problem: Problem, criterion: Objective) -> list[Vector]:
                 continue
             values = [np.inf, *(_value(criterion, point) for point in points), np.inf]
             starts += [points[i] for i in range(len(points)) if values[i] > values[i + 1] < values[i + 2]]
+    return starts
+
+
+def _with_less(problem: Problem, criterion: Objective, information: str) -> list[Vector]:
+    """Return starts without the variance in one direction, or in several, of the D's where the criterion stands.
+
+    A few large groups can have one optimum with and another, perhaps lower, without it. Tried is what can be given up
+    at a small price by second derivatives; a start is what has nearly as low a value, or a lower one.
+    """
+    if isinstance(criterion, VarianceCriterion):
+        return []
+    found, value = np.array(criterion.theta), criterion.last
+    hessian = criterion.derivatives(information)[1]
+    roots = problem.template.factors_of(found)
+    points = []
+    for k, block in problem.template.cones():
+        index = np.ix_(block, block)
+        L = roots[k][index]
+        values, vectors = eigh(L @ L.T)
+        order = range(len(block))
+        given_up = {
+            frozenset(i for i in gone if values[i] > 0) for gone in (*([i] for i in order), *map(range, order), order)
+        }
+        for gone in given_up - {frozenset()}:
+            left = lower_factor(vectors * np.sqrt([0.0 if i in gone else max(values[i], 0.0) for i in order]))
+            with_less = [root.copy() for root in roots]
+            with_less[k][index] = left * np.where(np.diag(L) < 0, -1.0, 1.0)
+            points.append(problem.template.theta_of(with_less))
+    steps = [point - found for point in points]
+    cheap = [point for point, step in zip(points, steps, strict=True) if 0.5 * step @ hessian @ step < PRICE]
+    starts = [point for point in cheap if _value(criterion, point) < value + NEARLY_AS_LOW]
+    if cheap:
+        criterion.value(found)
     return starts
 
 
