@@ -292,8 +292,11 @@ cdef class CrossedForest(Forest):
         cdef Py_ssize_t lo = self.cuts[self.batches[batch]], hi = self.cuts[self.batches[batch + 1]], unit, j, i, ld, q
         cdef double *block
         cdef int threads = threads_for(self.tiles.side)
+        cdef Interrupt interrupt = Interrupt()
         for j in prange(self.tiles.side, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
-            self.subtract_from_column(j, lo, hi, &F[0, 0, 0], &U[0, 0])
+            if not interrupt.stop(threadid()):
+                self.subtract_from_column(j, lo, hi, &F[0, 0, 0], &U[0, 0])
+        interrupt.check()
         for unit in range(lo, hi):
             patch = self.patch(unit)
             ld = round_up(patch.t + patch.side)
@@ -334,8 +337,11 @@ cdef class CrossedForest(Forest):
         cdef const double *one
         cdef const double *other
         cdef int threads = threads_for(self.tiles.side)
+        cdef Interrupt interrupt = Interrupt()
         for j in prange(self.tiles.side, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
-            self.add_tangent_column(j, lo, hi, direction, row, col, &F[0, 0, 0], &U[0, 0])
+            if not interrupt.stop(threadid()):
+                self.add_tangent_column(j, lo, hi, direction, row, col, &F[0, 0, 0], &U[0, 0])
+        interrupt.check()
         for unit in range(lo, hi):
             patch = self.patch(unit)
             ld = patch.t + patch.side

@@ -49,8 +49,11 @@ def product(const double[:, ::1] A not None, const double[:, ::1] B not None, Py
     cdef double[:, ::1] C = out
     cdef Py_ssize_t blocks = (m + b - 1) // b
     cdef int threads = threads_for(blocks)
+    cdef Interrupt interrupt = Interrupt()
     for r in prange(blocks, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
-        product_rows(r * b, min(b, m - r * b), n, k, b, &A[0, 0], &B[0, 0], &C[0, 0])
+        if not interrupt.stop(threadid()):
+            product_rows(r * b, min(b, m - r * b), n, k, b, &A[0, 0], &B[0, 0], &C[0, 0])
+    interrupt.check()
     return out
 
 
@@ -318,9 +321,12 @@ cdef class Tiles:
         cdef Py_ssize_t strips = (r + width - 1) // width
         cdef int threads = threads_for(strips)
         cdef double[:, ::1] room = np.zeros((threads, b * width))
+        cdef Interrupt interrupt = Interrupt()
         for c in prange(strips, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
-            self.solve_strip(&Y[0, 0] + c * width, r, min(width, r - c * width), &room[threadid(), 0], forward,
-                             backward)
+            if not interrupt.stop(threadid()):
+                self.solve_strip(&Y[0, 0] + c * width, r, min(width, r - c * width), &room[threadid(), 0], forward,
+                                 backward)
+        interrupt.check()
         return out
 
     cdef void solve_strip(self, double *Y, Py_ssize_t ld, Py_ssize_t r, double *room, bint forward,
@@ -354,8 +360,11 @@ cdef class Tiles:
             return out
         cdef double[:, ::1] Y = out
         cdef int threads = threads_for(self.side)
+        cdef Interrupt interrupt = Interrupt()
         for i in prange(self.side, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
-            self.times_row(&S[0, 0, 0], i, &X[0, 0], r, &Y[i * b, 0])
+            if not interrupt.stop(threadid()):
+                self.times_row(&S[0, 0, 0], i, &X[0, 0], r, &Y[i * b, 0])
+        interrupt.check()
         return out
 
     cdef void times_row(self, const double *S, Py_ssize_t i, const double *X, Py_ssize_t r, double *Y) noexcept nogil:
