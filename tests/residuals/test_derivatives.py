@@ -91,6 +91,18 @@ def test_white_and_coloured(kind: str) -> None:
     assert pattern.log_determinant(phi)[0] == pytest.approx(np.linalg.slogdet(C)[1], abs=1e-10)
 
 
+def test_digits_at_the_least_correlation() -> None:
+    """Compound symmetry near -1/(M - 1): the smallest eigenvalue of C keeps its digits."""
+    s = structured("cs", [2], seed=7)
+    pattern = s.model().design.residual
+    assert pattern is not None
+    sizes = np.bincount(s.group)
+    whole = np.exp(-60.0) + sizes.max() - 1
+    eigenvalues = [(sizes.max() / whole, m - 1, (m * np.exp(-60.0) + float(sizes.max() - m)) / whole) for m in sizes]
+    expected = sum(free * np.log(within) + np.log(between) for within, free, between in eigenvalues)
+    assert pattern.log_determinant(np.array([-60.0]))[0] == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_digits_at_strong_structures(kind: str) -> None:
     """Correlations near 1 and variances that differ by many orders lose nothing to cancellation."""

@@ -92,3 +92,12 @@ def test_what_a_fit_refuses(data: pd.DataFrame) -> None:
         model.fit(method="bfgs")
     with pytest.raises(hlm.DataError, match="alpha"):
         model.fit().residual.table(alpha=2)
+
+
+def test_a_stratum_that_the_model_reproduces() -> None:
+    """Two rows of a stratum of their own, and a regressor for each: their variance has no lower limit."""
+    rng = np.random.default_rng(1)
+    data = pd.DataFrame({"y": rng.normal(size=60), "g": np.repeat(np.arange(12), 5), "s": ["a"] * 2 + ["b"] * 58})
+    data["u"], data["v"] = (data.index == 0).astype(float), (data.index == 1).astype(float)
+    with pytest.raises(hlm.DegenerateError, match="becomes singular"):
+        hlm.Model("y ~ u + v + (1 | g)", data, residual=ByStratum("s")).fit(reml=False)

@@ -22,9 +22,6 @@ from hlm_ext.criterion import Criterion, KernelError
 # Differences in φ (log and atanh scales, of order one): the error of the derivative is of the order of STEP², its
 # rounding that of the gradient over STEP.
 STEP = 1e-4
-# Where a structure has no best φ (a variance or correlation on the boundary of what it can be) the search ends here at
-# the latest: nothing but rounding is left to gain, and float64 still carries what C(φ) is made of.
-LARGEST = 150.0
 
 
 class Gathered:
@@ -114,7 +111,7 @@ class JointCriterion:
         KernelError
             As the compiled criterion, or if φ is too large.
         """
-        if not np.abs(self.split(x)[1]).max(initial=0.0) < LARGEST:
+        if not np.abs(self.split(x)[1]).max(initial=0.0) < self.pattern.largest:
             raise KernelError("parameters of the errors beyond all bounds", -1, -1, -1)
         return self._evaluate(x)
 

@@ -47,6 +47,8 @@ class _Errors:
 
     def value(self, theta: Matrix) -> float:
         """Return the criterion at φ = `theta`."""
+        if not np.abs(theta).max(initial=0.0) < self.pattern.largest:
+            raise KernelError("parameters of the errors beyond all bounds", -1, -1, -1)
         try:
             size = float(self.pattern.coefficients(theta)[0] @ self.sums)
         except np.linalg.LinAlgError:

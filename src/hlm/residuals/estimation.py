@@ -7,7 +7,7 @@ import numpy as np
 from hlm.certificate import Certificate, certify, settle
 from hlm.covariance import Matrix
 from hlm.criterion import Problem
-from hlm.errors import DesignError
+from hlm.errors import DegenerateError, DesignError
 from hlm.estimation import Estimate, check_method, estimate, leave_saddles
 from hlm.optimize import newton
 from hlm.optimize.em import run
@@ -17,6 +17,11 @@ from hlm.residuals.criterion import Gathered, JointCriterion, JointSpace
 from hlm.residuals.em import ResidualEM
 from hlm.residuals.pattern import Estimated, Pattern
 from hlm_ext.criterion import Criterion, KernelError
+
+# A covariance of the errors of this condition is singular: the likelihood has no maximum but the smallest it can tell.
+SINGULAR = 1e-12
+# … and where the numbers gave out before that, one of this condition is the reason.
+NEARLY_SINGULAR = 1e-6
 
 
 def estimate_model(
@@ -58,13 +63,15 @@ def estimate_residual(
 
     Raises
     ------
+    DegenerateError
+        If the likelihood rises as the covariance of the errors becomes singular.
     DesignError
         For crossed factors, or a method that does not know residual structures.
     """
     _check(problem, method, max_iter)
     plain = estimate(problem, reml, "newton", None, False)
+    joint = JointCriterion(Gathered(problem, pattern), reml)
     try:
-        joint = JointCriterion(Gathered(problem, pattern), reml)
         space = JointSpace(problem.space, joint)
         if method == "newton":
             trace, certificate = _newton(problem, joint, space, plain, max_iter or 200)
@@ -80,10 +87,21 @@ def estimate_residual(
         own = fitted.criterion(reml)
         own.value(theta)
     except KernelError as error:
+        if pattern.condition(joint.split(joint.theta)[1]) < NEARLY_SINGULAR:
+            raise _without_maximum(pattern) from None
         raise problem.explain(error) from None
+    if pattern.condition(phi) < SINGULAR:
+        raise _without_maximum(pattern)
     trace.residual = [joint.split(point)[1] for point in trace.theta]
     trace.theta = [joint.split(point)[0] for point in trace.theta]
     return fitted, Estimate(own, own.last, certificate, trace)
+
+
+def _without_maximum(pattern: Pattern) -> DegenerateError:
+    return DegenerateError(
+        f"the likelihood rises as the covariance of the level-1 errors ({pattern.describe()}) becomes singular: the "
+        "model reproduces some of their combinations, as the few rows of a stratum; take fewer parameters for them"
+    )
 
 
 def _check(problem: Problem, method: str, max_iter: int | None) -> None:

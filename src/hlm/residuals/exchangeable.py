@@ -46,14 +46,13 @@ class Exchangeable(Pattern):
 
     def rho(self, phi: Matrix) -> float:
         """Return the correlation."""
-        e = np.expm1(phi[0])
-        return float(e / (e + self.most))
+        return float(1 - self.most / (np.exp(min(phi[0], 700.0)) + self.most - 1))
 
     def _eigenvalues(self, phi: Matrix) -> tuple[float, Matrix, Matrix]:
         """Return 1 - ρ, 1 + (m - 1)ρ for each size, and dρ/dφ."""
         e, M = float(np.exp(phi[0])), self.most
         whole = e + M - 1
-        return M / whole, (self.m * e + M - self.m) / whole, np.asarray(e * M / whole**2)
+        return M / whole, (self.m * e + (M - self.m)) / whole, np.asarray(e * M / whole**2)
 
     def coefficients(self, phi: Matrix) -> tuple[Matrix, Matrix]:
         """Return 1/(1 - ρ), and 1/(1 + (m - 1)ρ) for each size."""
@@ -103,6 +102,10 @@ class Exchangeable(Pattern):
         means = self._means(rows)
         factors = (between[self.size_of] - within)[:, None]
         return within * rows + (means * factors)[self.codes]
+
+    def condition(self, phi: Matrix) -> float:
+        """Return that of the largest group."""
+        return float(np.exp(-abs(phi[0])))
 
     def describe(self) -> str:
         """Return the structure in words."""

@@ -31,6 +31,8 @@ class Pattern(ABC):
 
     heterogeneous: ClassVar[bool] = False
     correlated: ClassVar[bool] = True
+    # where a structure has no best φ the search ends here at the latest: nothing but rounding is left to gain
+    largest: float = 150.0
     names: tuple[str, ...]
 
     @property
@@ -61,6 +63,10 @@ class Pattern(ABC):
     @abstractmethod
     def color(self, noise: Matrix, phi: Matrix) -> Matrix:
         """Return errors (n,) of covariance C from independent ones of variance 1."""
+
+    @abstractmethod
+    def condition(self, phi: Matrix) -> float:
+        """Return the smallest eigenvalue of C over the largest one, or less."""
 
     @abstractmethod
     def describe(self) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.special import expit
 
 from hlm.covariance import Matrix
 from hlm.residuals.pattern import Pattern
@@ -44,6 +45,8 @@ class Serial(Pattern):
         self.discrete = bool((distances % 1 == 0).all())
         self.names = ("atanh(rho)" if self.discrete else "logit(r)",)
         self.pairs = np.bincount(distance[~new], minlength=len(distances)).astype(np.float64)
+        if not self.discrete:
+            self.largest = 1e4  # r at distance d is of the order exp(-φ d)
         self.unit = 1.0 if self.discrete else float(np.median(distances[distance[~new]]))
 
     def starts(self) -> list[Matrix]:
@@ -52,30 +55,28 @@ class Serial(Pattern):
 
     def rho(self, phi: Matrix) -> float:
         """Return the correlation of errors at distance 1."""
-        return float(np.tanh(phi[0])) if self.discrete else float((1 + np.exp(-phi[0])) ** (-1 / self.unit))
+        return float(np.tanh(phi[0])) if self.discrete else float(expit(phi[0]) ** (1 / self.unit))
 
     def _powers(self, phi: Matrix) -> tuple[Matrix, Matrix, Matrix]:
         """Return r = ρ^d, 1 - r² and dr/dφ for each distance."""
-        z = float(phi[0])
-        if self.discrete:
-            # log|ρ|, without loss where |ρ| is near 1
-            size = np.log1p(-2 / (np.exp(2 * abs(z)) + 1)) if z else -np.inf
-            sign, slope = np.sign(z), 1 / np.cosh(z) ** 2
-        else:
-            size, sign = -np.log1p(np.exp(-z)), 1.0
-            slope = np.exp(size) / (1 + np.exp(z))
-        d = self.distances / self.unit
-        power = np.exp(d * size)
-        r = power * np.where(d % 2 == 1, sign, 1.0) if self.discrete else power
-        with np.errstate(divide="ignore", invalid="ignore"):
-            change = np.where(d == 1, 1.0, d * np.exp((d - 1) * size))
-        if self.discrete:
-            change = change * np.where(d % 2 == 0, sign, 1.0)
+        z, d = float(phi[0]), self.distances / self.unit
+        if not self.discrete:
+            size = -float(np.logaddexp(0.0, -z))
+            r = np.exp(d * size)
+            return r, -np.expm1(2 * d * size), d * r * float(expit(-z))
+        # log|ρ|, without loss where |ρ| is near 1
+        size = np.log1p(-2 / (np.exp(2 * abs(z)) + 1)) if z else -np.inf
+        sign, slope = np.sign(z), 1 / np.cosh(z) ** 2
+        r = np.exp(d * size) * np.where(d % 2 == 1, sign, 1.0)
+        with np.errstate(invalid="ignore"):
+            change = np.where(d == 1, 1.0, d * np.exp((d - 1) * size)) * np.where(d % 2 == 0, sign, 1.0)
         return r, -np.expm1(2 * d * size), change * slope
 
     def coefficients(self, phi: Matrix) -> tuple[Matrix, Matrix]:
         """Return those of first rows, and for each distance of differences, rows and their predecessors."""
         r, left, change = self._powers(phi)
+        if not left.all():
+            raise np.linalg.LinAlgError("errors of neighbours are the same")
         c = np.concatenate([[1.0], np.column_stack([r / left, 1 / (1 + r), -r / (1 + r)]).ravel()])
         bend = 1 / (1 + r) ** 2
         slopes = np.column_stack([(1 + r * r) / left**2, -bend, -bend]) * change[:, None]
@@ -122,6 +123,11 @@ class Serial(Pattern):
             here, before, of = self.order[at], self.order[at - 1], self.distance[at]
             out[here] = r[of] * out[before] + np.sqrt(left[of]) * noise[here]
         return out
+
+    def condition(self, phi: Matrix) -> float:
+        """Return (1 - |r|)/(1 + |r|) at the shortest distance."""
+        size = np.abs(self._powers(phi)[0])
+        return float(((1 - size) / (1 + size)).min())
 
     def describe(self) -> str:
         """Return the structure in words."""

@@ -301,8 +301,8 @@ class Unstructured(Residual):
         i, j = np.unravel_index(int(np.argmin(seen.T @ seen)), (len(occasions),) * 2)
         if not seen[:, i] @ seen[:, j] > 0:
             raise DesignError(
-                f"no '{name}' was observed at both {occasions[i]!r} and {occasions[j]!r} of '{column}': nothing tells "
-                "their covariance",
+                f"no '{name}' was observed at both {show(occasions[i])} and {show(occasions[j])} of '{column}': "
+                "nothing tells their covariance",
                 column=column,
             )
         return found

@@ -135,6 +135,12 @@ class Unrestricted(Pattern):
             out[places] = what(np.broadcast_to(root, (len(places), *root.shape)), rows[places])
         return out
 
+    def condition(self, phi: Matrix) -> float:
+        """Return that of the correlation matrix of all occasions."""
+        sd = np.sqrt(np.diag(self.covariance(phi)))
+        values = np.linalg.eigvalsh(self.covariance(phi) / np.outer(sd, sd))
+        return float(max(values[0], 0.0) / values[-1])
+
     def describe(self) -> str:
         """Return the structure in words."""
         return f"any covariance over {len(self.labels)} occasions"
@@ -160,7 +166,7 @@ class Unrestricted(Pattern):
     def unscaled(self, values: Matrix) -> Matrix:
         """Return ratios and correlations."""
         ratios = len(self.labels) - 1
-        return np.concatenate([np.exp(values[:ratios]), np.tanh(values[ratios:])])
+        return np.concatenate([np.exp(np.minimum(values[:ratios], 700.0)), np.tanh(values[ratios:])])
 
     def row_sd(self, phi: Matrix) -> Matrix:
         """Return those of the occasions."""

@@ -78,6 +78,11 @@ class LogVariance(Pattern):
         """Return those of the kinds of row."""
         return np.asarray(1 / np.sqrt(self.coefficients(phi)[0])[self.kind])
 
+    def condition(self, phi: Matrix) -> float:
+        """Return the smallest variance over the largest one."""
+        logs = self.X @ phi
+        return float(np.exp(logs.min() - logs.max()))
+
     def describe(self) -> str:
         """Return the structure in words."""
         return "log-variance linear in " + ", ".join(self.names)
@@ -130,7 +135,8 @@ class Strata(LogVariance):
 
     def unscaled(self, values: Matrix) -> Matrix:
         """Return ratios from their logarithms."""
-        return np.asarray(np.exp(values))
+        with np.errstate(over="ignore"):
+            return np.asarray(np.exp(values))
 
     def sd(self, phi: Matrix, sigma: float) -> pd.Series:
         """Return the residual standard deviation of each stratum."""
