@@ -143,7 +143,7 @@ def _minimize(
         points = [moment_start(criterion, problem.template)]
     trace = newton.minimize(criterion, space, points[0], information, steps)
     found, value = np.array(criterion.theta), criterion.last
-    for start in [*points[1:], *_with_less(problem, criterion, search), *_other_starts(problem, criterion)]:
+    for start in [*points[1:], *_with_less(problem, criterion, trace.hessian), *_other_starts(problem, criterion)]:
         rival = None if isinstance(criterion, VarianceCriterion) else (found, value)
         try:
             second = newton.minimize(criterion, space, start, information, steps, rival)
@@ -188,16 +188,16 @@ def _other_starts(problem: Problem, criterion: Objective) -> list[Vector]:
     return starts
 
 
-def _with_less(problem: Problem, criterion: Objective, information: str) -> list[Vector]:
+def _with_less(problem: Problem, criterion: Objective, hessian: Vector) -> list[Vector]:
     """Return starts without the variance in one direction, or in several, of the D's where the criterion stands.
 
     A few large groups can have one optimum with and another, perhaps lower, without it. Tried is what can be given up
-    at a small price by second derivatives; a start is what has nearly as low a value, or a lower one.
+    at a small price by the second derivatives there or nearly there (m, m); a start is what has nearly as low a value,
+    or a lower one. What is nearly zero is left to `settle`.
     """
     if isinstance(criterion, VarianceCriterion):
         return []
     found, value = np.array(criterion.theta), criterion.last
-    hessian = criterion.derivatives(information)[1]
     roots = problem.template.factors_of(found)
     points = []
     for k, block in problem.template.cones():
@@ -206,7 +206,8 @@ def _with_less(problem: Problem, criterion: Objective, information: str) -> list
         values, vectors = eigh(L @ L.T)
         order = range(len(block))
         given_up = {
-            frozenset(i for i in gone if values[i] > 0) for gone in (*([i] for i in order), *map(range, order), order)
+            frozenset(i for i in gone if values[i] > NEARLY_ZERO)
+            for gone in (*([i] for i in order), *map(range, order), order)
         }
         for gone in given_up - {frozenset()}:
             left = lower_factor(vectors * np.sqrt([0.0 if i in gone else max(values[i], 0.0) for i in order]))

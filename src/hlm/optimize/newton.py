@@ -87,6 +87,7 @@ def minimize(
             # rounding hides what this step gains, so the criterion cannot judge it: it is the last one
             trace.add(trial, trial_value, float(np.sqrt(step @ step)))
             trace.message = DONE
+            trace.hessian = hessian
             return trace
         ratio = (actual + noise) / (gain + noise)
         step_length = float(np.sqrt(step @ step))
@@ -103,6 +104,7 @@ def minimize(
         trace.message = f"no optimum within {max_iter} iterations"
     if rejected:
         criterion.value(theta)
+    trace.hessian = hessian
     return trace
 
 

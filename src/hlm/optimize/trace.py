@@ -26,6 +26,8 @@ class Trace:
         Newton decrement there: a bound on what is still to be gained in the quadratic model; NaN for EM.
     message : str
         Why it stopped.
+    hessian : (m, m) float64
+        Second derivatives that were computed last: at the end, or a last small step before it; Newton's method only.
     residual : list of (r,) float64
         Parameters of the structure of the level-1 errors, if there is one.
     """
@@ -36,6 +38,7 @@ class Trace:
     step: list[float] = field(default_factory=list)
     decrement: list[float] = field(default_factory=list)
     message: str = ""
+    hessian: Vector = field(default_factory=lambda: np.zeros((0, 0)))
     residual: list[Vector] = field(default_factory=list)
 
     def add(self, theta: Vector, criterion: float, step: float, decrement: float = np.nan) -> None:
