@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +40,7 @@ class GroupCoefficients:
     """
 
     estimates: pd.DataFrame
-    cov: Array
+    cov: Array = field(repr=False)
 
     @property
     def bse(self) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class NewGroups:
     """
 
     effects: pd.DataFrame
-    cov: Array
+    cov: Array = field(repr=False)
     n: pd.Series
 
     @property

@@ -43,7 +43,7 @@ class GroupOLS:
     """
 
     estimates: pd.DataFrame
-    cov: Array
+    cov: Array = field(repr=False)
     n: pd.Series
     sigma: pd.Series
     flag: pd.Series
