@@ -99,7 +99,9 @@ def _limits(parameter: Parameter, se: float, z: float) -> tuple[float, float]:
     if parameter.kind == "cor":
         middle, half = float(np.arctanh(value)), z * se / (1 - value * value)
         return float(np.tanh(middle - half)), float(np.tanh(middle + half))
-    return float(value * np.exp(-z * se / value)), float(value * np.exp(z * se / value))
+    with np.errstate(over="ignore"):  # an estimate so near zero says nothing of an upper limit: it is infinite
+        factor = np.exp(z * se / value)
+    return float(value / factor), float(value * factor)
 
 
 def _gradient(fit: Fit, parameter: Parameter) -> Matrix | None:
