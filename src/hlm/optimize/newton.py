@@ -86,9 +86,8 @@ def minimize(
         if inside and gain < noise and lowest > -1e-8 and actual > -8 * noise:
             # rounding hides what this step gains, so the criterion cannot judge it: it is the last one
             trace.add(trial, trial_value, float(np.sqrt(step @ step)))
-            trace.message = DONE
-            trace.hessian = hessian
-            return trace
+            trace.message, rejected = DONE, 0
+            break
         ratio = (actual + noise) / (gain + noise)
         step_length = float(np.sqrt(step @ step))
         if ratio < 0.25:
