@@ -20,10 +20,10 @@ import pandas as pd
 from hlm.design import code_column, intercept
 from hlm.errors import DataError
 from hlm.frames import stored
-from hlm.specification.expression import Coding, Expression, Name, grouping_columns
 from hlm.specification.factors import Category, Numeric, derive, learn_factor
 from hlm.specification.formula import Terms
 from hlm.specification.transforms import State, learns
+from hlm.specification.tree import Coding, Expression, Name, grouping_columns
 from hlm.specification.values import must_be_numbers, read
 
 __all__ = ["Columns", "Encoder", "encode", "evaluate", "learn"]

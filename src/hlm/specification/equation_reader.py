@@ -16,10 +16,10 @@ from hlm.specification.build import FormulaReader, code_groups, group_labels
 from hlm.specification.columns import encode
 from hlm.specification.equation_text import parse_equations
 from hlm.specification.equations import Equation
-from hlm.specification.expression import Expression
 from hlm.specification.formula import Terms
 from hlm.specification.substitution import check_levels, substitute
 from hlm.specification.tables import Tables
+from hlm.specification.tree import Expression
 from hlm.structure import Codes
 
 

@@ -9,15 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from hlm.errors import DataTypeError, FormulaError, HLMError, at_position
-from hlm.specification.expression import (
-    Call,
-    Cursor,
-    Expression,
-    as_expression,
-    read_arithmetic,
-    read_call,
-    within_and_between,
-)
+from hlm.specification.expression import read_arithmetic, read_call
+from hlm.specification.tokens import Cursor
+from hlm.specification.tree import Call, Expression, as_expression, within_and_between
 
 NAME = re.compile(r"(?:[^\W\d]|\.(?!\d))[\w.]*")
 

@@ -1,28 +1,13 @@
-"""Tokens and arithmetic of formulas: ``log(x)``, ``I(x^2)``, ``poly(x, 2)`` become a frozen tree, never code."""
+"""Arithmetic of formulas and the functions they may call: ``log(x)``, ``I(x^2)``, ``poly(x, 2)`` become a tree."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import NamedTuple, NoReturn, TypeAlias
+from hlm.specification.tokens import Cursor, Token, describe, is_plain_name
+from hlm.specification.tree import Binary, Call, Coding, Name, Node, Number, Option, Unary
 
-from hlm.errors import at_position
-
-# Limits that keep every recursion over a tree far from Python's own; no formula written by a person comes near.
-MAX_NESTING = 50
+# Like `hlm.specification.tokens.MAX_NESTING`, far from what a person writes and from Python's own limit.
 MAX_OPERATORS = 100
 
-_TOKEN = re.compile(
-    r"""(?P<space>\s+)
-    |(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?L?)
-    |(?P<name>(?:[^\W\d]|\.(?!\d))[\w.]*)
-    |(?P<quoted>`[^`]+`)
-    |(?P<string>"[^"]*"|'[^']*')
-    |(?P<operator>\*\*|\|\||%in%|[-+*/^:|~(),=])""",
-    re.VERBOSE,
-)
 _BINDING = {"+": 1, "-": 1, "*": 2, "/": 2, "^": 4, "**": 4}
 _UNARY_BINDING = 3  # -x^2 is -(x^2), -x*y is (-x)*y
 _FLAGS = {"TRUE": True, "True": True, "T": True, "FALSE": False, "False": False, "F": False}
@@ -74,242 +59,6 @@ _CODINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Coding:
-    """Contrast coding of a categorical: `kind`, and for treatment coding the reference by value or 1-based position."""
-
-    kind: str = "treatment"
-    reference: str | float | None = None
-    base: int | None = None
-
-
-Option: TypeAlias = "float | bool | str | tuple[float | str, ...] | Coding | Name"
-
-
-@dataclass(frozen=True)
-class Node:
-    """One node of an arithmetic tree; `text` is its canonical spelling (R's spacing)."""
-
-    text: str
-    position: int = field(compare=False)
-
-
-@dataclass(frozen=True)
-class Number(Node):
-    """A numeric constant."""
-
-    value: float
-
-
-@dataclass(frozen=True)
-class Name(Node):
-    """A column, or the constant pi: ``pi`` without backticks where the data have no such column."""
-
-    name: str
-    quoted: bool
-
-    @property
-    def is_pi(self) -> bool:
-        """Whether the name may mean the constant."""
-        return self.name == "pi" and not self.quoted
-
-
-@dataclass(frozen=True)
-class Unary(Node):
-    """A sign or a pair of parentheses."""
-
-    operator: str
-    operand: Node
-
-
-@dataclass(frozen=True)
-class Binary(Node):
-    """``left operator right``."""
-
-    operator: str
-    left: Node
-    right: Node
-
-
-@dataclass(frozen=True)
-class Call(Node):
-    """A call of an allowed function: one argument of data, constant options."""
-
-    function: str
-    argument: Node
-    options: tuple[tuple[str, Option], ...]
-
-
-@dataclass(frozen=True)
-class Expression:
-    """One factor of a term or the response: a column, or arithmetic and allowed functions of columns.
-
-    Attributes
-    ----------
-    text : str
-        As written, with R's spacing; a bare column's plain name.
-    columns : tuple of str
-        Data columns used, in order.
-    node : Node
-    position : int
-        Where it starts in the formula.
-    """
-
-    text: str
-    columns: tuple[str, ...]
-    node: Node = field(compare=False, repr=False)
-    position: int = field(compare=False, repr=False)
-
-    @property
-    def is_column(self) -> bool:
-        """Whether it is a bare column."""
-        return isinstance(self.node, Name)
-
-
-def grouping_columns(node: Node) -> Iterator[str]:
-    """Columns by whose groups something is centred or averaged."""
-    if isinstance(node, Unary):
-        yield from grouping_columns(node.operand)
-    elif isinstance(node, Binary):
-        yield from grouping_columns(node.left)
-        yield from grouping_columns(node.right)
-    elif isinstance(node, Call):
-        yield from grouping_columns(node.argument)
-        yield from (option.name for _, option in node.options if isinstance(option, Name))
-
-
-def as_expression(node: Node) -> Expression:
-    """Return the Expression of a tree; equal spelling and equal columns make equal expressions."""
-    if isinstance(node, Name):
-        return Expression(node.name, (node.name,), node, node.position)
-    return Expression(node.text, tuple(dict.fromkeys(_columns_of(node))), node, node.position)
-
-
-def _columns_of(node: Node) -> Iterator[str]:
-    if isinstance(node, Name):
-        if not node.is_pi:
-            yield node.name
-    elif isinstance(node, Unary):
-        yield from _columns_of(node.operand)
-    elif isinstance(node, Binary):
-        yield from _columns_of(node.left)
-        yield from _columns_of(node.right)
-    elif isinstance(node, Call):
-        yield from _columns_of(node.argument)
-        yield from (option.name for _, option in node.options if isinstance(option, Name))
-
-
-class Token(NamedTuple):
-    """A word of the formula: its kind (number, name, quoted, string, operator, end), text and position."""
-
-    kind: str
-    text: str
-    position: int
-
-
-class Cursor:
-    """The tokens of a formula and the place reached; every error shows its place in the text.
-
-    Parameters
-    ----------
-    text : str
-
-    Raises
-    ------
-    FormulaError
-        At a character that belongs to no token, or an unbalanced parenthesis.
-    """
-
-    def __init__(self, text: str) -> None:
-        # control characters would garble the line that the caret points into
-        self.shown = "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
-        self.text = text
-        self.tokens = self._tokenize()
-        self.bars: dict[int, int] = {}  # opening parenthesis -> first `|` directly inside it, by index of token
-        self._match_parentheses()
-        self.index = 0
-        self.operators = 0
-        self._nesting = 0
-
-    def fail(self, message: str, token: Token | None = None) -> NoReturn:
-        """Raise a FormulaError with a caret under `token` (by default the next one)."""
-        token = token or self.next
-        raise at_position(message, self.shown, token.position, len(token.text))
-
-    @property
-    def next(self) -> Token:
-        """The token to be read next."""
-        return self.tokens[self.index]
-
-    @property
-    def previous(self) -> Token:
-        """The token read last."""
-        return self.tokens[self.index - 1]
-
-    def at(self, *operators: str) -> bool:
-        """Whether the next token is one of these operators."""
-        return self.next.kind == "operator" and self.next.text in operators
-
-    @property
-    def at_call(self) -> bool:
-        """Whether a function name and its parenthesis come next."""
-        return self.next.kind == "name" and self.tokens[self.index + 1].text == "("
-
-    def take(self) -> Token:
-        """Return the next token and step over it."""
-        self.index += 1
-        return self.previous
-
-    def expect(self, operator: str) -> Token:
-        """Step over an operator that must come next."""
-        if not self.at(operator):
-            self.fail(f"expected '{operator}', found {describe(self.next)}")
-        return self.take()
-
-    @contextmanager
-    def nested(self) -> Iterator[None]:
-        """Count one level of nesting."""
-        self._nesting += 1
-        if self._nesting > MAX_NESTING:
-            self.fail(f"nested more than {MAX_NESTING} deep")
-        yield
-        self._nesting -= 1
-
-    def _tokenize(self) -> list[Token]:
-        tokens, position = [], 0
-        while position < len(self.text):
-            match = _TOKEN.match(self.text, position)
-            if match is None:
-                bad = self.text[position]
-                what = f"unclosed {bad}" if bad in "`\"'" else f"invalid character {bad!r} at position {position}"
-                self.fail(what, Token("operator", bad, position))
-            if match.lastgroup != "space":
-                tokens.append(Token(str(match.lastgroup), match.group(), position))
-            position = match.end()
-        return [*tokens, Token("end", "", len(self.text))]
-
-    def _match_parentheses(self) -> None:
-        opened: list[int] = []
-        for index, token in enumerate(self.tokens):
-            if token.kind != "operator":
-                continue
-            if token.text == "(":
-                opened.append(index)
-            elif token.text == ")":
-                if not opened:
-                    self.fail("unbalanced parenthesis: ')' without '('", token)
-                opened.pop()
-            elif token.text in ("|", "||") and opened:
-                self.bars.setdefault(opened[-1], index)
-        if opened:
-            self.fail("unbalanced parenthesis: '(' is never closed", self.tokens[opened[-1]])
-
-
-def describe(token: Token) -> str:
-    """Return a token in words."""
-    return "the end of the formula" if token.kind == "end" else f"'{token.text}'"
-
-
 def read_name(cursor: Cursor) -> Name:
     """Read a plain or backticked name."""
     token = cursor.take()
@@ -317,8 +66,7 @@ def read_name(cursor: Cursor) -> Name:
         cursor.fail("the shorthand '.' is not supported: list the columns", token)
     if token.kind == "quoted":
         name = token.text[1:-1]
-        plain = _TOKEN.fullmatch(name)
-        keep = plain is None or plain.lastgroup != "name" or name == "pi"
+        keep = not is_plain_name(name) or name == "pi"
         return Name(token.text if keep else name, token.position, name, True)
     return Name(token.text, token.position, token.text, False)
 
@@ -394,13 +142,6 @@ def read_call(cursor: Cursor) -> Call:
     if name.text in GROUPED and "by" not in options:
         cursor.fail(f"{name.text}() needs a grouping column: {name.text}({argument.text}, school)", name)
     return Call(f"{name.text}({', '.join(shown)})", name.position, name.text, argument, tuple(options.items()))
-
-
-def within_and_between(call: Call) -> tuple[Call, Call]:
-    """Return what ``within_between(x, g)`` stands for: ``center(x, g)`` and ``mean(x, g)``."""
-    inside = call.text.split("(", 1)[1]
-    center, mean = (Call(f"{f}({inside}", call.position, f, call.argument, call.options) for f in ("center", "mean"))
-    return center, mean
 
 
 def _read_parameter(cursor: Cursor, function: str, parameters: dict[str, str], given: dict[str, Option]) -> str:

@@ -13,8 +13,9 @@ import pandas as pd
 from hlm.design import code_column
 from hlm.errors import DataError
 from hlm.frames import bad_values
-from hlm.specification.expression import BASES, CATEGORICAL, Call, Coding, Expression, Name
+from hlm.specification.expression import BASES, CATEGORICAL
 from hlm.specification.transforms import State, basis, calculate
+from hlm.specification.tree import Call, Coding, Expression, Name
 from hlm.specification.values import category_codes, distinct, listed, must_be_numbers, numbers, read
 
 Array = npt.NDArray[np.float64]

@@ -7,19 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from hlm.errors import DataTypeError, FormulaError
-from hlm.specification.expression import (
-    CATEGORICAL,
-    Call,
-    Cursor,
-    Expression,
-    Token,
-    as_expression,
-    describe,
-    read_arithmetic,
-    read_call,
-    read_name,
-    within_and_between,
-)
+from hlm.specification.expression import CATEGORICAL, read_arithmetic, read_call, read_name
+from hlm.specification.tokens import Cursor, Token, describe
+from hlm.specification.tree import Call, Expression, as_expression, within_and_between
 
 __all__ = ["Expression", "Formula", "RandomTerm", "Terms", "parse"]
 

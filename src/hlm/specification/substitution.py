@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from hlm.errors import DataTypeError, DesignError
 from hlm.specification.equations import Disturbance, Effect, Equation, read_expression, spelt, suggestion
-from hlm.specification.expression import BASES, CATEGORICAL, Binary, Call, Expression, Node, Number, as_expression
+from hlm.specification.expression import BASES, CATEGORICAL
 from hlm.specification.formula import Formula, RandomTerm, Term, Terms
+from hlm.specification.tree import Binary, Call, Expression, Node, Number, as_expression
 
 # The name in front of brackets that means a fixed intercept for each group, not a random one.
 FIXED = "fixed"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.errors import DataError, show
-from hlm.specification.expression import Binary, Call, Name, Node, Number, Unary
+from hlm.specification.tree import Binary, Call, Name, Node, Number, Unary
 
 Array = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
