@@ -13,23 +13,21 @@ import pandas as pd
 
 from hlm.criterion import Problem, make_problem
 from hlm.crossed import SOLVERS
-from hlm.design import Column, Design, Factor, as_float, check_design, code_column, merge_factors
+from hlm.design import Column, Design, Factor, as_float, check_design
 from hlm.errors import DataError, DataTypeError, DesignError, HLMError, RankDeficientWarning
 from hlm.fit import Fit
-from hlm.frames import Mask, bad_values, usable
+from hlm.frames import bad_values
 from hlm.residuals.estimation import estimate_model
 from hlm.residuals.structures import Residual, bind, columns_of
 from hlm.responses import Prepared
+from hlm.specification import arrays
 from hlm.specification.arrays import Random
 from hlm.specification.build import FormulaReader
 from hlm.specification.equation_reader import EquationReader
 from hlm.specification.equations import Equation
-from hlm.variance.assign import structured
-from hlm.variance.between import with_between
 from hlm.variance.restrictions import read_restrictions
-from hlm.variance.structures import Structure, find_structure
+from hlm.variance.structures import Structure
 from hlm.views import ModelViews
-from hlm.weights import read_weights
 
 
 class Model(ModelViews):
@@ -145,7 +143,7 @@ class Model(ModelViews):
         model = cls.__new__(cls)
         model._reader = None
         given = {"weights": weights, "frequencies": frequencies, "sampling_variance": sampling_variance}
-        model.design = bind(residual, _design_of_arrays(y, X, random, names, given, response))
+        model.design = bind(residual, arrays.design(y, X, random, names, given, response))
         check_design(model.design)
         return model
 
@@ -363,23 +361,13 @@ class Model(ModelViews):
         """Return fixed columns and offset of new rows, and their index; see `Fit.predict`."""
         if self._reader is not None:
             return self._reader.fixed(new)
-        X = as_float(_pair(new)[0], "X")
-        if X.ndim != 2 or X.shape[1] != len(self.design.columns):
-            raise DataError(f"X must have {len(self.design.columns)} columns, got shape {X.shape}")
-        return list(X.T), [], pd.RangeIndex(len(X))
+        return arrays.fixed(new, len(self.design.columns))
 
     def new_response(self, new: Any) -> Column:
         """Return the response (n,) of new rows; for a model of arrays the first of (y, X, list of Random)."""
         if self._reader is not None:
             return self._reader.response(new)
-        if not isinstance(new, tuple) or len(new) != 3:
-            raise DataTypeError(
-                f"new rows with a response are (y, X, [Random, …]) for a model of arrays, got {type(new).__name__}"
-            )
-        y = as_float(new[0], "y")
-        if y.shape != (len(new[1]),):
-            raise DataError(f"y must be ({len(new[1])},), got shape {y.shape}", column="y")
-        return y
+        return arrays.response(new)
 
     def new_random_columns(self, new: Any, factor: Factor) -> list[Column]:
         """Return the random columns of new rows for one factor, whose grouping columns need not be there."""
@@ -389,110 +377,4 @@ class Model(ModelViews):
         """Return the level (-1 if new), the random columns and the labels of new rows for one factor."""
         if self._reader is not None:
             return self._reader.groups(new, factor)
-        X, terms = _pair(new)
-        columns: list[Column] = []
-        levels = None
-        for term in terms:
-            if term.name == factor.name:
-                labels = usable(np.asarray(term.codes))
-                if labels.shape != (len(X),):
-                    raise DataError(f"codes of '{term.name}' must be ({len(X)},), got shape {labels.shape}")
-                columns += term.columns(len(labels))
-                levels = factor.find(pd.Index(labels, tupleize_cols=False))
-        if levels is not None and len(columns) != factor.width:
-            raise DataError(
-                f"'{factor.name}' has {factor.width} random columns in the fit, the new arrays have {len(columns)}",
-                column=factor.name,
-            )
-        if levels is not None:
-            return levels, columns, labels
-        raise DataError(f"the new arrays lack a Random named '{factor.name}'", column=factor.name)
-
-
-def _pair(new: Any) -> tuple[Any, Sequence[Random]]:
-    """New rows of a model of arrays: X and the random terms."""
-    if not isinstance(new, tuple) or len(new) != 2:
-        raise DataTypeError(f"new rows of a model of arrays are a pair (X, [Random, …]), got {type(new).__name__}")
-    return new[0], _random_terms(new[1])
-
-
-def _random_terms(random: Any) -> list[Random]:
-    """One random term or several, as a list."""
-    if isinstance(random, Random):
-        return [random]
-    if not isinstance(random, (list, tuple)):
-        raise DataTypeError(f"random must be a list of hlm.Random objects, got {type(random).__name__}")
-    for term in random:
-        if not isinstance(term, Random):
-            raise DataTypeError(f"random must hold hlm.Random objects, got {type(term).__name__}")
-    return list(random)
-
-
-def _design_of_arrays(
-    y: npt.ArrayLike,
-    X: npt.ArrayLike,
-    random: Sequence[Random],
-    names: Sequence[str] | None,
-    weights: dict[str, Any],
-    response: str,
-) -> Design:
-    y, X = as_float(y, "y"), as_float(X, "X")
-    if y.ndim != 1:
-        raise DataError(f"y must be one-dimensional, got shape {y.shape}", column="y")
-    if X.ndim != 2:
-        raise DataError(f"X must be (n, p), got shape {X.shape}", column="X")
-    n = len(y)
-    if len(X) != n:
-        raise DataError(f"X has {len(X)} rows, y has {n}", column="X")
-    columns = list(X.T)
-    if names is None:
-        names = [f"x{j}" for j in range(len(columns))]
-        if columns and n and columns[0][0] == 1 and columns[0][-1] == 1 and bool((columns[0] == 1).all()):
-            names[0] = "Intercept"
-    elif len(names) != len(columns):
-        raise DataError(f"X has {len(columns)} columns but {len(names)} names")
-    if len(set(names)) < len(names):
-        raise DataError(f"names of the columns of X must differ, got {list(names)}")
-    given = read_weights(weights, n)
-    zero = given.zero
-    kept = None if zero is None else ~zero
-    used = given.take(kept)
-    parts = []
-    between: dict[str, Any] = {}
-    for term in _random_terms(random):
-        parts.append((_factor_of(term, n, kept), f"Random(name='{term.name}')"))
-        if term.between is not None and between.setdefault(term.name, term.between) is not term.between:
-            raise DesignError(f"'{term.name}' has two different matrices between its levels", column=term.name)
-    return Design(
-        response=response,
-        y=y if kept is None else y[kept],
-        names=tuple(names),
-        columns=tuple(columns if kept is None else [column[kept] for column in columns]),
-        factors=with_between(merge_factors(parts), between),
-        weights=used.get("weights"),
-        frequencies=used.get("frequencies"),
-        kept=kept,
-        dropped=given.counts,
-        sigma=given.sigma,
-    )
-
-
-def _factor_of(term: Random, n: int, kept: Mask | None) -> Factor:
-    labels = usable(np.asarray(term.codes))
-    if labels.shape != (n,):
-        raise DataError(f"codes of '{term.name}' must be ({n},), got shape {labels.shape}", column=term.name)
-    columns = term.columns(n)
-    if kept is not None:
-        labels, columns = labels[kept], [column[kept] for column in columns]
-    codes, index = code_column(labels, term.name)
-    if len(codes) and codes.min() < 0:
-        row = int(np.argmin(codes) if kept is None else np.flatnonzero(kept)[np.argmin(codes)])
-        raise DataError(f"codes of '{term.name}' are missing in row {row}", column=term.name, row=row)
-    together = tuple(range(len(columns)))
-    blocks = (together,) if term.correlated else tuple((j,) for j in together)
-    factor = Factor(term.name, codes, index, tuple(columns), tuple(term.effect_names(columns)), blocks)
-    if term.covariance is None:
-        return factor
-    if not term.correlated:
-        raise DesignError(f"Random '{term.name}': correlated=False is a covariance of its own", column=term.name)
-    return structured(factor, find_structure(term.covariance, f"'{term.name}'"), f"'{term.name}'")
+        return arrays.groups(new, factor)
