@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import minimize_scalar
 from scipy.stats import chi2, norm
 
 import hlm
@@ -158,6 +159,70 @@ def test_on_the_boundary_an_interval_starts_at_zero() -> None:
     profile = Profile(fit, chosen(fit, "sd(Intercept | Batch)")[0])
     assert profile.zeta(row["upper"]) == pytest.approx(norm.ppf(0.975), abs=1e-6)
     assert fit.profile("sd(Intercept | Batch)")["value"].min() == 0
+
+
+def balanced(ratio: float) -> tuple[hlm.Fit, float, float]:
+    """A balanced layout of 8 groups of 5 with that ratio of mean squares between and within; its sums of squares."""
+    rng = np.random.default_rng(1)
+    codes = np.repeat(np.arange(8), 5)
+    noise, means = rng.normal(size=40), rng.normal(size=8)
+    noise -= (np.bincount(codes, noise) / 5)[codes]
+    means -= means.mean()
+    between = 7 * ratio * (noise @ noise) / 32
+    y = noise + means[codes] * np.sqrt(between / (5 * means @ means))
+    data = pd.DataFrame({"y": y, "g": codes})
+    return hlm.Model("y ~ 1 + (1 | g)", data).fit(), between, float(noise @ noise)
+
+
+def test_what_may_be_zero_has_an_interval_from_zero_on() -> None:
+    """Not told from zero by the likelihood ratio: the profile in closed form (REML, balanced), for sd and ICC."""
+    fit, between, within = balanced(1.9)
+
+    def deviance(tau: float, sigma: float) -> float:
+        lam = sigma**2 + 5 * tau**2
+        return float(32 * np.log(sigma**2) + within / sigma**2 + 7 * np.log(lam) + between / lam)
+
+    def profile_at(tau: float) -> float:
+        found = minimize_scalar(lambda log: deviance(tau, np.exp(log)), bounds=(-3, 3), options={"xatol": 1e-9})
+        return float(found.fun)
+
+    least = deviance(np.sqrt(between / 35 - within / 160), np.sqrt(within / 32))
+    goal = least + norm.ppf(0.975) ** 2
+    assert profile_at(0.0) < goal
+    row = fit.variance_table().loc["sd(Intercept | g)"]
+    assert row["estimate"] > 0
+    assert row["se"] > 0
+    assert row["lower"] == 0
+    assert "may be zero" in row["note"]
+    assert profile_at(row["upper"]) == pytest.approx(goal, abs=1e-6)
+    icc = fit.icc().loc["g"]
+    assert icc["lower"] == 0
+
+    def at_ratio(log: float) -> float:
+        return deviance(np.sqrt(icc["upper"] / (1 - icc["upper"])) * np.exp(log), np.exp(log))
+
+    assert minimize_scalar(at_ratio, bounds=(-3, 3), options={"xatol": 1e-9}).fun == pytest.approx(goal, abs=1e-6)
+    far, between, within = balanced(4.0)
+    least = deviance(np.sqrt(between / 35 - within / 160), np.sqrt(within / 32))
+    assert profile_at(0.0) > least + norm.ppf(0.975) ** 2
+    row = far.variance_table().loc["sd(Intercept | g)"]
+    assert row["lower"] == pytest.approx(row["estimate"] * np.exp(-norm.ppf(0.975) * row["se"] / row["estimate"]))
+    assert far.icc()["lower"].iloc[0] > 0
+
+
+def test_correlation_with_what_may_be_zero_is_any() -> None:
+    """The model without the slope is a point of every profile of the correlation."""
+    data = hlm.datasets.load("sleepstudy").iloc[:80].copy()
+    data["x"] = np.random.default_rng(2).normal(size=80)
+    fit = hlm.Model("Reaction ~ Days + x + (x | Subject)", data).fit()
+    without = hlm.Model("Reaction ~ Days + x + (1 | Subject)", data).fit()
+    assert 0 < without.criterion - fit.criterion < norm.ppf(0.975) ** 2
+    table = fit.variance_table()
+    assert table.loc["sd(x | Subject)", "lower"] == 0
+    row = table.loc["cor(Intercept, x | Subject)"]
+    assert -1 < row["estimate"] < 1
+    assert row[["lower", "upper"]].tolist() == [-1, 1]
+    assert "any" in row["note"]
 
 
 def test_wald_intervals_are_those_of_the_logarithm() -> None:

@@ -40,8 +40,9 @@ def icc(fit: Fit, alpha: float = 0.05) -> pd.DataFrame:
         One row for each grouping factor, in the order of the hierarchy: "variance" (mean of z'Tz over the rows),
         "share" of the total (all random effects and σ²; the fixed part counts for nothing), "icc": the correlation of
         two rows of the same level, which share all levels above it too, with "se", "lower" and "upper" (normal on the
-        logit scale, from the observed information; on the boundary, for a single variance, by the profile of the ratio
-        of variances), and "design_effect" 1 + (n̄ - 1) icc with n̄ = Σ n_j²/n (Kish 1965).
+        logit scale, from the observed information; where a single variance is zero, or is not told from zero by its
+        profile, that of the ratio of variances, from zero on), and "design_effect" 1 + (n̄ - 1) icc with n̄ = Σ n_j²/n
+        (Kish 1965).
 
     Raises
     ------
@@ -102,12 +103,18 @@ def _second_moments(problem: Problem, k: int) -> Matrix:
 
 
 def _limits(fit: Fit, value: float, se: float, z: float) -> tuple[float, float]:
+    single = fit._problem.variances is None and fit._problem.template.m == 1
+    if single and _may_be_zero(fit, z):
+        return 0.0, _upper(fit, z)
     if not np.isnan(se):
         middle, half = np.log(value / (1 - value)), z * se / (value * (1 - value))
         return tuple(float(1 / (1 + np.exp(-x))) for x in (middle - half, middle + half))  # type: ignore[return-value]
-    if value > NOTHING or fit._problem.variances is not None or fit._problem.template.m != 1:
-        return (0.0 if value <= NOTHING else np.nan), np.nan
-    return 0.0, _upper(fit, z)
+    return (0.0 if value <= NOTHING else np.nan), np.nan
+
+
+def _may_be_zero(fit: Fit, z: float) -> bool:
+    """Whether the criterion at a ratio of variances of zero has risen by no more than z²."""
+    return fit._problem.criterion(fit.reml).value(np.zeros(1)) <= fit.criterion + z * z
 
 
 def _upper(fit: Fit, z: float) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hlm.errors import DataError
+from hlm.errors import DataError, NumericalError
 from hlm.inference.information import information
 from hlm.profiles import profile
 from hlm.profiles.profile import Parameter
@@ -20,6 +20,11 @@ Matrix = npt.NDArray[np.float64]
 
 METHODS = ("wald", "profile")
 SCALES = ("sd", "variance")
+ON_BOUNDARY = "on the boundary: profile likelihood"
+MAY_BE_ZERO = "may be zero: profile likelihood"
+# An estimate of more than this many quantiles of standard errors is not zero, without a look at the profile: the
+# variance is half as many of its own standard errors away from zero.
+FAR = 3.0
 
 
 def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald", scale: str = "sd") -> pd.DataFrame:
@@ -31,7 +36,8 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald", scale: s
     alpha : float
         The intervals cover 1 - alpha.
     method : {"wald", "profile"}
-        "wald": normal on the scale of log sd and atanh of the correlation, from the observed information of (T, σ²).
+        "wald": normal on the scale of log sd and atanh of the correlation, from the observed information of (T, σ²);
+        where that cannot hold, because the profile does not tell a standard deviation from zero, by the profile.
         "profile": where the profile deviance rises by the quantile of χ²(1).
     scale : {"sd", "variance"}
         "variance": rows "var(x | g)" and "sigma²" in the place of "sd(x | g)" and "sigma"; the limits are the squares.
@@ -42,7 +48,8 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald", scale: s
         One row for each parameter ("sd(x | g)", "cor(x, z | g)", "sigma"): estimate, se, lower, upper, and in "note"
         what was done where normal theory does not hold. On the boundary (a standard deviation of zero, a correlation of
         ±1) there is no standard error; the interval is that of the profile then, closed at the boundary. What is known
-        has a standard error of zero.
+        has a standard error of zero. Where a structure of covariances or errors keeps fits from having profiles,
+        intervals of the logarithm stay and never hold zero.
 
     Raises
     ------
@@ -50,6 +57,14 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald", scale: s
         For another method, scale or alpha.
     DesignError
         For profiles with covariance structures, known values or constraints.
+
+    Notes
+    -----
+    A standard deviation whose profile holds zero could be zero: an interval of its logarithm ends above zero whatever
+    the data say, and would miss it whenever the estimate is not zero itself. With the quantile of χ²(1) the profile
+    covers a zero with probability 1 - alpha/2, as half of the likelihood-ratio statistics are zero there (Self and
+    Liang 1987). The profile of a correlation with such an effect holds all values: at each of them the standard
+    deviation can go to zero.
     """
     if method not in METHODS:
         raise DataError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
@@ -59,23 +74,41 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald", scale: s
     parameters = [parameter for parameter in profile.parameters(fit) if parameter.kind != "fixed"]
     found = information(fit)
     rows: dict[str, list[Any]] = {}
-    boundary = []
+    boundary, zeros = [], set()
+    unprofiled = profile.is_restricted(fit) or fit._problem.residual is not None
     for parameter in parameters:
         gradient = _gradient(fit, parameter)
-        if gradient is None or method == "profile":
-            boundary.append(parameter.name)
         se = np.nan if gradient is None else _error(gradient, found.covariance.to_numpy())
         low, high = _limits(parameter, se, z)
-        rows[parameter.name] = [parameter.estimate, se, low, high, "known" if se == 0 else ""]
-    if boundary and method == "wald" and (profile.is_restricted(fit) or fit._problem.residual is not None):
+        note = "known" if se == 0 else ""
+        if gradient is None or method == "profile":
+            boundary.append(parameter.name)
+            note = "" if method == "profile" else ON_BOUNDARY
+        elif not unprofiled and _may_be_zero(fit, parameter, se, z):
+            boundary.append(parameter.name)
+            zeros.add(parameter.place)
+            note = MAY_BE_ZERO
+        elif parameter.kind == "cor" and any((parameter.place[0], i) in zeros for i in parameter.place[1:]):
+            low, high, note = -1.0, 1.0, "a standard deviation may be zero: any correlation"
+        rows[parameter.name] = [parameter.estimate, se, low, high, note]
+    if boundary and method == "wald" and unprofiled:
         for name in boundary:
             rows[name][4] = "on the boundary: no interval"
     elif boundary:
-        usual = "" if method == "profile" else "on the boundary: profile likelihood"
         for name, lower, upper, note in profile.intervals(fit, boundary, alpha).drop(columns="estimate").itertuples():
-            rows[str(name)][2:] = [lower, upper, note or usual]
+            rows[str(name)][2:] = [lower, upper, note or rows[str(name)][4]]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "se", "lower", "upper", "note"])
     return table if scale == "sd" else _squared(table)
+
+
+def _may_be_zero(fit: Fit, parameter: Parameter, se: float, z: float) -> bool:
+    """Whether the profile interval of a standard deviation holds zero."""
+    if parameter.kind != "sd" or parameter.estimate > FAR * z * se:
+        return False
+    try:
+        return profile.Profile(fit, parameter).zeta(0.0) >= -z
+    except NumericalError:  # intervals of the profile would say so; Wald's do not need it
+        return False
 
 
 def _squared(table: pd.DataFrame) -> pd.DataFrame:
