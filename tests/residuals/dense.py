@@ -22,6 +22,7 @@ class Structured:
     kind: str
     group: np.ndarray
     time: np.ndarray
+    strata: np.ndarray
     X: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     weights: np.ndarray | None = None
 
@@ -32,21 +33,29 @@ class Structured:
 
     def covariance(self, phi: np.ndarray) -> np.ndarray:
         """Cov(ε)/σ²."""
+        C = self._of(self.kind, phi)
+        return C if self.weights is None else C / np.sqrt(np.outer(self.weights, self.weights))
+
+    def _of(self, kind: str, phi: np.ndarray) -> np.ndarray:
+        if "*" in kind:
+            one, other = kind.split("*")
+            sd = np.sqrt(np.diag(self._of(other, phi[1:])))
+            return self._of(one, phi[:1]) * np.outer(sd, sd)
         same = self.group[:, None] == self.group[None, :]
         distance = np.abs(self.time[:, None] - self.time[None, :])
-        if self.kind == "strata":
-            sd = np.exp(np.append(0.0, phi))[self.time.astype(int)]
+        if kind == "strata":
+            sd = np.exp(np.append(0.0, phi))[self.strata]
             C = np.diag(sd**2)
-        elif self.kind == "log-linear":
+        elif kind == "log-linear":
             X = self.X - self.X.mean(axis=0)
             C = np.diag(np.exp(X / X.std(axis=0) @ phi))
-        elif self.kind == "ar1":
+        elif kind == "ar1":
             C = np.where(same, np.tanh(phi[0]) ** distance, 0.0)
-        elif self.kind == "car1":
+        elif kind == "car1":
             order = np.lexsort([self.time, self.group])
             neighbours = np.diff(self.time[order])[np.diff(self.group[order]) == 0]
             C = np.where(same, (1 / (1 + np.exp(-phi[0]))) ** (distance / np.median(neighbours)), 0.0)
-        elif self.kind == "cs":
+        elif kind == "cs":
             most = np.bincount(self.group).max()
             rho = (np.exp(phi[0]) - 1) / (np.exp(phi[0]) + most - 1)
             C = np.where(same, rho, 0.0) + (1 - rho) * np.eye(len(same))
@@ -60,9 +69,7 @@ class Structured:
                 L[i, i] = np.exp(values.pop(0))
             at = self.time.astype(int)
             C = np.where(same, (L @ L.T)[np.ix_(at, at)], 0.0)
-        if self.weights is None:
-            return C
-        return C / np.sqrt(np.outer(self.weights, self.weights))
+        return C
 
     def criterion(self, covariances: list[np.ndarray], phi: np.ndarray, reml: bool) -> float:
         """-2 log-likelihood, β and σ² profiled out; `covariances` are Var(u)/σ²."""
@@ -91,7 +98,7 @@ def _positions(group: np.ndarray) -> np.ndarray:
     return out
 
 
-KINDS = ["strata", "log-linear", "ar1", "car1", "cs", "unstructured"]
+KINDS = ["strata", "log-linear", "ar1", "car1", "cs", "unstructured", "ar1*strata", "car1*log-linear", "cs*strata"]
 
 
 def structured(kind: str, widths: list[int], p: int = 3, seed: int = 0, weighted: bool = False) -> Structured:
@@ -111,23 +118,28 @@ def structured(kind: str, widths: list[int], p: int = 3, seed: int = 0, weighted
     n = len(case.y)
     place = _positions(leaf)
     given: dict[str, Any] = {"X": np.zeros((n, 0)), "weights": rng.uniform(0.5, 2, n) if weighted else None}
-    group, time = leaf, place.astype(float)
-    if kind == "strata":
-        time = rng.integers(0, 3, n).astype(float)
-        residual: Residual = ByStratum(time)
-    elif kind == "log-linear":
+    group, time, strata = leaf, place.astype(float), np.zeros(n, dtype=np.intp)
+    variance: ByStratum | LogLinear | None = None
+    correlation, of_variance = kind.split("*")[0], kind.split("*")[-1]
+    if of_variance == "strata":
+        strata = rng.integers(0, 3, n)
+        variance = ByStratum(strata)
+    elif of_variance == "log-linear":
         given["X"] = np.column_stack([rng.normal(size=n) + 7, 100 * rng.integers(0, 3, n)])
-        residual = LogLinear(given["X"])
-    elif kind in ("ar1", "car1"):
-        gaps = rng.integers(1, 4, n) if kind == "ar1" else rng.uniform(0.3, 2.0, n)
+        variance = LogLinear(given["X"])
+    residual: Residual
+    if variance is not None and correlation == of_variance:
+        residual = variance
+    elif correlation in ("ar1", "car1"):
+        gaps = rng.integers(1, 4, n) if correlation == "ar1" else rng.uniform(0.3, 2.0, n)
         order = np.lexsort([place, leaf])
         time = np.zeros(n)
         time[order] = np.cumsum(gaps[order])
-        residual = AR1(time, group)
+        residual = AR1(time, group, variance)
     else:
         # pairs and triples within the leaves: a random intercept of the leaf is another covariance
         group = np.unique(leaf * 100 + place // 3, return_inverse=True)[1]
         time = (_positions(group) + rng.integers(0, 3, group.max() + 1)[group]) % 3
         time = time.astype(float)
-        residual = CompoundSymmetry(group) if kind == "cs" else Unstructured(time, group)
-    return Structured(case, residual, kind, group, time, **given)
+        residual = CompoundSymmetry(group, variance) if correlation == "cs" else Unstructured(time, group)
+    return Structured(case, residual, kind, group, time, strata, **given)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hlm.residuals.criterion import Gathered, JointCriterion
-from hlm.residuals.pieces import Pieces, RowPieces
+from hlm.residuals.pieces import Combination, Pieces, RowPieces
 
 from .dense import KINDS, Structured, structured
 
@@ -64,13 +64,16 @@ def test_value_and_derivatives(kind: str, widths: list[int], reml: bool) -> None
 def test_the_same_from_rows_and_from_distinct_covariates(reml: bool) -> None:
     s = structured("log-linear", [2, 1], seed=3)
     criterion = joint(s, reml)
-    assert isinstance(criterion.gathered.pieces, RowPieces)
+    errors = criterion.gathered.errors
+    assert isinstance(errors, Combination)
+    assert isinstance(errors.pieces, RowPieces)
     x = point(s, criterion, 1)
     value, gradient = criterion.value(x), criterion.gradient()
-    old = criterion.gathered.pieces
-    criterion.gathered.pieces = Pieces(old.layout, old.rows, old.leaf, old.kind, old.count)
+    old = errors.pieces
     other = joint(s, reml)
-    other.gathered.pieces = criterion.gathered.pieces
+    other.gathered.errors = Combination(
+        errors.coefficients, Pieces(old.layout, old.rows, old.leaf, old.kind, old.count)
+    )
     assert other.value(x) == pytest.approx(value, rel=1e-13)
     np.testing.assert_allclose(other.gradient(), gradient, rtol=1e-9, atol=1e-9)
 

@@ -16,7 +16,7 @@ from hlm.covariance import Matrix
 from hlm.criterion import Objective, Problem, Space
 from hlm.residuals.moments import SecondMoments, second_moments
 from hlm.residuals.pattern import Estimated, Pattern
-from hlm.residuals.pieces import Layout, Pieces, RowPieces, level_blocks
+from hlm.residuals.pieces import ErrorStatistics, Layout, level_blocks
 from hlm_ext.criterion import Criterion, KernelError
 
 # Differences in φ (log and atanh scales, of order one): the error of the derivative is of the order of STEP², its
@@ -42,12 +42,12 @@ class Gathered:
             rows = rows * np.sqrt(weights)[:, None]
         self.widths = [factor.width for factor in problem.ordered]
         layout = Layout(problem.statistics.hierarchy, sum(self.widths))
-        self.pieces: Pieces | RowPieces = pattern.pieces(rows, layout)
+        self.errors: ErrorStatistics = pattern.statistics(rows, layout)
 
     def at(self, phi: Matrix, estimated: Estimated | None = None) -> Problem:
         """Return the problem with the residual structure known, at φ (r,), and what is known of it as an estimate."""
         problem, statistics = self.problem, self.problem.statistics
-        products, total = self.pieces.combine(self.pattern.coefficients(phi)[0])
+        products, total = self.errors.combine(phi)
         blocks = level_blocks(products, self.widths, statistics.hierarchy)
         return replace(
             problem,
@@ -111,7 +111,7 @@ class JointCriterion:
         KernelError
             As the compiled criterion, or if φ is too large.
         """
-        if not np.abs(self.split(x)[1]).max(initial=0.0) < self.pattern.largest:
+        if not self.pattern.bounded(self.split(x)[1]):
             raise KernelError("parameters of the errors beyond all bounds", -1, -1, -1)
         return self._evaluate(x)
 
@@ -139,7 +139,7 @@ class JointCriterion:
     def squares(self) -> Matrix:
         """Return the derivatives of r² in φ (r,)."""
         fixed = self.second_moments(1.0, spread=False)
-        return np.asarray(self.gathered.pieces.sums(fixed) @ self.pattern.coefficients(self.split(self.theta)[1])[1])
+        return self.gathered.errors.expected(fixed).gradient(self.split(self.theta)[1])
 
     def cross_slopes(self) -> Matrix:
         """Return the derivatives of (X'V⁻¹X)⁻¹ in φ (r, p, p) by differences, in units of σ²."""
@@ -159,9 +159,8 @@ class JointCriterion:
     def _slope(self) -> Matrix:
         """Gradient in φ."""
         phi = self.split(self.theta)[1]
-        jacobian = self.pattern.coefficients(phi)[1]
-        sums = self.gathered.pieces.sums(self.second_moments())
-        return np.asarray(sums @ jacobian + self.pattern.log_determinant(phi)[1])
+        squares = self.gathered.errors.expected(self.second_moments())
+        return squares.gradient(phi) + self.pattern.log_determinant(phi)[1]
 
     def gradient(self) -> Matrix:
         """Return the gradient in (θ, φ) at the x of the last `value`."""

@@ -1,9 +1,9 @@
 """EM with a residual structure: the M-step of φ minimises the expected -2 log-likelihood of the level-1 errors.
 
-The effects (and β under REML) are the missing data. Given the second moments s_k = tr(P_k E(ee' | y)) that belong to
-(φ, σ²), the errors' part of the expected criterion is
+The effects (and β under REML) are the missing data. Given the second moments E(ee' | y) that belong to (φ, σ²) of before,
+the errors' part of the expected criterion is
 
-    N log σ² + log|C(φ)| + Σ_k c_k(φ) s_k / σ² ,
+    N log σ² + log|C(φ)| + tr(C(φ)⁻¹ E(ee' | y)) / σ² ,
 
 minimised over φ (in closed form for no structure but strata, so by Newton's method from where φ stands, which never
 rises) and, for classic EM, over σ². ECME takes the φ that is best at the current σ², and then the best σ² of all.
@@ -18,6 +18,7 @@ from hlm.optimize import newton
 from hlm.optimize.em import EM, State
 from hlm.residuals.criterion import STEP, JointCriterion, JointSpace
 from hlm.residuals.pattern import Pattern
+from hlm.residuals.pieces import ExpectedSquares
 from hlm_ext.criterion import KernelError
 
 # Newton steps of one M-step; the criterion falls in each, so a few are enough.
@@ -30,27 +31,32 @@ class _Errors:
     Parameters
     ----------
     pattern : Pattern
-    sums : (K,) float64
-        s_k.
+    squares : ExpectedSquares
+        φ → tr(C⁻¹ E(ee' | y)) / σ₀².
+    unit : float
+        σ₀².
     n : float
         N.
     sigma2 : float or None
         σ² where it stays; None: it is the best one.
     """
 
-    def __init__(self, pattern: Pattern, sums: Matrix, n: float, sigma2: float | None) -> None:
-        self.pattern, self.sums, self.freedom, self.sigma2 = pattern, sums, n, sigma2
+    def __init__(self, pattern: Pattern, squares: ExpectedSquares, unit: float, n: float, sigma2: float | None) -> None:
+        self.pattern, self.squares, self.unit, self.freedom, self.sigma2 = pattern, squares, unit, n, sigma2
+
+    def _size(self, phi: Matrix) -> float:
+        return self.unit * self.squares.value(phi)
 
     def best(self, phi: Matrix) -> float:
         """Return the σ² of the M-step at φ."""
-        return float(self.pattern.coefficients(phi)[0] @ self.sums) / self.freedom
+        return self._size(phi) / self.freedom
 
     def value(self, theta: Matrix) -> float:
         """Return the criterion at φ = `theta`."""
-        if not np.abs(theta).max(initial=0.0) < self.pattern.largest:
+        if not self.pattern.bounded(theta):
             raise KernelError("parameters of the errors beyond all bounds", -1, -1, -1)
         try:
-            size = float(self.pattern.coefficients(theta)[0] @ self.sums)
+            size = self._size(theta)
         except np.linalg.LinAlgError:
             size = np.nan
         if not (np.isfinite(size) and size > 0):
@@ -60,9 +66,8 @@ class _Errors:
         return float(own + self.pattern.log_determinant(theta)[0])
 
     def _gradient(self, phi: Matrix) -> Matrix:
-        c, jacobian = self.pattern.coefficients(phi)
-        scale = self.freedom / float(c @ self.sums) if self.sigma2 is None else 1 / self.sigma2
-        return np.asarray(scale * (self.sums @ jacobian) + self.pattern.log_determinant(phi)[1])
+        scale = self.freedom / self._size(phi) if self.sigma2 is None else 1 / self.sigma2
+        return scale * self.unit * self.squares.gradient(phi) + self.pattern.log_determinant(phi)[1]
 
     def derivatives(self, information: str = "observed") -> tuple[Matrix, Matrix]:
         """Return gradient and Hessian at the φ of the last `value`, the latter by differences."""
@@ -87,7 +92,7 @@ class ResidualEM(EM):
         super().__init__(criterion, space, profiled)
         self.joint = criterion
         # sums over many patterns round more than those of one
-        self.rounding *= float(np.sqrt(1 + len(criterion.gathered.pieces.kind)))
+        self.rounding *= float(np.sqrt(1 + criterion.gathered.errors.terms))
 
     def value(self, state: State) -> float:
         """See `EM.value`; infinite where there is no such structure, so that no extrapolation goes there."""
@@ -101,11 +106,11 @@ class ResidualEM(EM):
         joint, x = self.joint, state[0]
         sigma2 = joint.sigma2 if self.profiled else state[1]
         phi = joint.split(x)[1]
-        sums = joint.gathered.pieces.sums(joint.second_moments(sigma2)) * sigma2
+        squares = joint.gathered.errors.expected(joint.second_moments(sigma2))
         moved, own = super().step(state)
         theta = joint.split(moved)[0]
         n = joint.gathered.problem.design.nobs
-        errors = _Errors(joint.pattern, sums, n, sigma2 if self.profiled else None)
+        errors = _Errors(joint.pattern, squares, sigma2, n, sigma2 if self.profiled else None)
         trace = newton.minimize(errors, _Plain(), phi, max_iter=STEPS)
         phi = trace.theta[int(np.argmin(trace.criterion))]
         if not self.profiled:

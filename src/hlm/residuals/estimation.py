@@ -137,7 +137,7 @@ def _newton(
 ) -> tuple[Trace, Certificate]:
     """Search from the optimum under independent errors, and from others where there may be several; keep the best."""
     # sums over many patterns round more than those of one
-    rounding = newton.ROUNDING * float(np.sqrt(1 + len(joint.gathered.pieces.kind)))
+    rounding = newton.ROUNDING * float(np.sqrt(1 + joint.gathered.errors.terms))
     best: tuple[float, Matrix, Trace, Certificate] | None = None
     for x in _starts(problem, joint.pattern, plain):
         trace = newton.minimize(joint, space, x, "observed", max_iter, rounding=rounding)

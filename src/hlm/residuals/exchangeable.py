@@ -15,13 +15,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.covariance import Matrix
-from hlm.residuals.pattern import Pattern
+from hlm.residuals.pattern import Correlation
 from hlm.residuals.pieces import Layout, Pieces
 
 Places = npt.NDArray[np.intp]
 
 
-class Exchangeable(Pattern):
+class Exchangeable(Correlation):
     """Compound symmetry in groups; φ = log((1 + (M - 1)ρ) / (1 - ρ)), M the size of the largest group.
 
     Parameters
@@ -92,6 +92,11 @@ class Exchangeable(Pattern):
         """Return deviations and means, each over the root of its eigenvalue."""
         within, between, _ = self._eigenvalues(phi)
         return self._scale(rows, 1 / np.sqrt(within), 1 / np.sqrt(between))
+
+    def whiten_slopes(self, rows: Matrix, phi: Matrix) -> Matrix:
+        """Return deviations and means times the slopes of the roots."""
+        within, between, slope = self._eigenvalues(phi)
+        return self._scale(rows, 0.5 * slope / within**1.5, -0.5 * (self.m - 1) * slope / between**1.5)[None]
 
     def color(self, noise: Matrix, phi: Matrix) -> Matrix:
         """Return deviations and means of the noise, each times the root of its eigenvalue."""

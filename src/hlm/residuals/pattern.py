@@ -1,4 +1,4 @@
-"""What a residual structure is to the engine: coefficients of known patterns as functions of few parameters φ."""
+"""What a residual structure is to the engine: a covariance of the level-1 errors as a function of few parameters φ."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pandas as pd
 
 from hlm.covariance import Matrix
 from hlm.inference.information import pseudo_inverse
-from hlm.residuals.pieces import Layout, Pieces, RowPieces
+from hlm.residuals.pieces import Combination, ErrorStatistics, Layout, Pieces, RowPieces
 
 
 class Pattern(ABC):
-    """A residual structure bound to the rows of a design: Cov(ε) = σ² W^-½ C(φ) W^-½, C⁻¹ = Σ_k c_k(φ) P_k.
+    """A residual structure bound to the rows of a design: Cov(ε) = σ² W^-½ C(φ) W^-½.
 
     φ has no bounds, and C(0) = I. W are prior weights and frequencies.
 
@@ -31,8 +31,6 @@ class Pattern(ABC):
 
     heterogeneous: ClassVar[bool] = False
     correlated: ClassVar[bool] = True
-    # where a structure has no best φ the search ends here at the latest: nothing but rounding is left to gain
-    largest: float = 150.0
     names: tuple[str, ...]
 
     @property
@@ -44,17 +42,17 @@ class Pattern(ABC):
         """Values of φ to start from."""
         return [np.zeros(self.size)]
 
-    @abstractmethod
-    def coefficients(self, phi: Matrix) -> tuple[Matrix, Matrix]:
-        """Return c (K,) and its derivatives (K, r)."""
+    def bounded(self, phi: Matrix) -> bool:
+        """Whether φ is within bounds: where there is no best φ the search ends there, with rounding left to gain."""
+        return bool(np.abs(phi).max(initial=0.0) < 150.0)
 
     @abstractmethod
     def log_determinant(self, phi: Matrix) -> tuple[float, Matrix]:
         """Return log|C| and its gradient (r,)."""
 
     @abstractmethod
-    def pieces(self, rows: Matrix, layout: Layout) -> Pieces | RowPieces:
-        """Return the statistics of the patterns from rows (n, E) that carry the square roots of the weights."""
+    def statistics(self, rows: Matrix, layout: Layout) -> ErrorStatistics:
+        """Return the statistics of the errors from rows (n, E) that carry the square roots of the weights."""
 
     @abstractmethod
     def whiten(self, rows: Matrix, phi: Matrix) -> Matrix:
@@ -91,6 +89,30 @@ class Pattern(ABC):
     def sd(self, phi: Matrix, sigma: float) -> pd.Series | None:
         """Return residual standard deviations of strata or occasions, None where there is one for all."""
         return None
+
+
+class LinearPattern(Pattern):
+    """A structure whose precision is a sum of known patterns with few coefficients: C⁻¹ = Σ_k c_k(φ) P_k."""
+
+    @abstractmethod
+    def coefficients(self, phi: Matrix) -> tuple[Matrix, Matrix]:
+        """Return c (K,) and its derivatives (K, r)."""
+
+    @abstractmethod
+    def pieces(self, rows: Matrix, layout: Layout) -> Pieces | RowPieces:
+        """Return the statistics of the patterns from rows (n, E) that carry the square roots of the weights."""
+
+    def statistics(self, rows: Matrix, layout: Layout) -> ErrorStatistics:
+        """Return those of the patterns, which are gathered once."""
+        return Combination(self.coefficients, self.pieces(rows, layout))
+
+
+class Correlation(LinearPattern):
+    """A correlation of the errors of a group, which variances that differ may scale; see `hlm.residuals.scaled`."""
+
+    @abstractmethod
+    def whiten_slopes(self, rows: Matrix, phi: Matrix) -> Matrix:
+        """Return the derivatives of `whiten` in φ (r, n, E)."""
 
 
 @dataclass(frozen=True, eq=False)

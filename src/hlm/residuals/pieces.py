@@ -2,12 +2,16 @@
 
 The cross-products of a leaf are then Σ c_k A_k, whatever the coefficients: `Pieces` holds the A_k, and nothing sees the
 rows again. Where every row has a coefficient of its own, `RowPieces` forms the products from the rows at each c.
+
+What the search needs of them is a function of φ: `ErrorStatistics`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +53,75 @@ class Layout:
         rows = self.hierarchy.rows if self.hierarchy.rows is not None else np.arange(n)
         out[rows] = np.repeat(np.arange(self.leaves), np.diff(self.hierarchy.first))
         return out
+
+
+class ExpectedSquares(Protocol):
+    """q(φ) = tr(C(φ)⁻¹ E(ee' | y)) / σ², at second moments that are given."""
+
+    def value(self, phi: Matrix) -> float:
+        """Return q."""
+        ...
+
+    def gradient(self, phi: Matrix) -> Matrix:
+        """Return ∂q/∂φ (r,)."""
+        ...
+
+
+class ErrorStatistics(Protocol):
+    """What a model under errors of the covariance C(φ) depends on.
+
+    Attributes
+    ----------
+    terms : int
+        Sums that enter each value, whose rounding adds up.
+    """
+
+    terms: int
+
+    def combine(self, phi: Matrix) -> tuple[Matrix, Matrix]:
+        """Return Z'C⁻¹[Z X y] of each leaf (J, Q, E), and [X y]'C⁻¹[X y]."""
+        ...
+
+    def expected(self, moments: SecondMoments) -> ExpectedSquares:
+        """Return the expected squares at second moments."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """`ExpectedSquares` from one sum for each pattern: q = Σ c_k(φ) s_k."""
+
+    coefficients: Callable[[Matrix], tuple[Matrix, Matrix]]
+    sums: Matrix
+
+    def value(self, phi: Matrix) -> float:
+        return float(self.coefficients(phi)[0] @ self.sums)
+
+    def gradient(self, phi: Matrix) -> Matrix:
+        return np.asarray(self.sums @ self.coefficients(phi)[1])
+
+
+class Combination:
+    """`ErrorStatistics` of known patterns.
+
+    Parameters
+    ----------
+    coefficients : callable
+        φ → c (K,) and its derivatives (K, r).
+    pieces : Pieces or RowPieces
+    """
+
+    def __init__(self, coefficients: Callable[[Matrix], tuple[Matrix, Matrix]], pieces: Pieces | RowPieces) -> None:
+        self.coefficients, self.pieces = coefficients, pieces
+        self.terms = len(pieces.kind)
+
+    def combine(self, phi: Matrix) -> tuple[Matrix, Matrix]:
+        """See `ErrorStatistics`."""
+        return self.pieces.combine(self.coefficients(phi)[0])
+
+    def expected(self, moments: SecondMoments) -> ExpectedSquares:
+        """See `ErrorStatistics`."""
+        return _Sums(self.coefficients, self.pieces.sums(moments))
 
 
 class Pieces:
@@ -110,17 +183,7 @@ class RowPieces:
 
     def combine(self, c: Matrix) -> tuple[Matrix, Matrix]:
         """See `Pieces.combine`."""
-        hierarchy, Q, E = self.layout.hierarchy, self.layout.width, self.rows.shape[1]
-        total, products = gather(
-            self.columns,
-            hierarchy.rows,
-            hierarchy.first,
-            np.zeros(E),
-            np.ones(E),
-            np.arange(Q, dtype=np.intp),
-            c[self.kind],
-        )
-        return products[:, :, :E], total[Q:, Q:]
+        return gather_rows(self.columns, self.layout, c[self.kind])
 
     def sums(self, moments: SecondMoments) -> Matrix:
         """See `Pieces.sums`."""
@@ -134,6 +197,17 @@ class RowPieces:
                 own += np.einsum("iq,iqe,ie->i", rows[:, :Q], moments.leaves[leaf], rows, optimize=True)
             out[lo : lo + CHUNK] = own
         return np.bincount(self.kind, out, self.count).astype(np.float64)
+
+
+def gather_rows(rows: Matrix | Columns, layout: Layout, weights: Matrix | None = None) -> tuple[Matrix, Matrix]:
+    """Return the products of rows (n, E) as `ErrorStatistics.combine`, each times its weight (n,)."""
+    columns = rows if isinstance(rows, Columns) else Columns([np.ascontiguousarray(column) for column in rows.T])
+    hierarchy, Q = layout.hierarchy, layout.width
+    E = columns.count
+    total, products = gather(
+        columns, hierarchy.rows, hierarchy.first, np.zeros(E), np.ones(E), np.arange(Q, dtype=np.intp), weights
+    )
+    return products[:, :, :E], total[Q:, Q:]
 
 
 def _totals(rows: Matrix, kind: Places, count: int) -> Matrix:

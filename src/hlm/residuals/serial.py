@@ -16,13 +16,13 @@ import pandas as pd
 from scipy.special import expit
 
 from hlm.covariance import Matrix
-from hlm.residuals.pattern import Pattern
+from hlm.residuals.pattern import Correlation
 from hlm.residuals.pieces import Layout, Pieces
 
 Places = npt.NDArray[np.intp]
 
 
-class Serial(Pattern):
+class Serial(Correlation):
     """AR(1) errors in groups.
 
     φ is atanh ρ for distances that are whole numbers. For others r must be positive: φ is then logit r at the median
@@ -45,13 +45,15 @@ class Serial(Pattern):
         self.discrete = bool((distances % 1 == 0).all())
         self.names = ("atanh(rho)" if self.discrete else "logit(r)",)
         self.pairs = np.bincount(distance[~new], minlength=len(distances)).astype(np.float64)
-        if not self.discrete:
-            self.largest = 1e4  # r at distance d is of the order exp(-φ d)
         self.unit = 1.0 if self.discrete else float(np.median(distances[distance[~new]]))
 
     def starts(self) -> list[Matrix]:
         """Return independent errors, or nearly, and a high correlation: likelihoods of AR(1) may have two optima."""
         return [np.zeros(1), np.arctanh([0.6])] if self.discrete else [np.array([-3.0]), np.array([0.5])]
+
+    def bounded(self, phi: Matrix) -> bool:
+        """See `Pattern.bounded`; in continuous time r at distance d falls like exp(-φ d)."""
+        return super().bounded(phi) if self.discrete else bool(abs(phi[0]) < 1e4)
 
     def rho(self, phi: Matrix) -> float:
         """Return the correlation of errors at distance 1."""
@@ -110,6 +112,16 @@ class Serial(Pattern):
         out = rows.copy()
         here, before = self.order[later], self.order[later - 1]
         out[here] = (rows[here] - r[of][:, None] * rows[before]) / np.sqrt(left[of])[:, None]
+        return out
+
+    def whiten_slopes(self, rows: Matrix, phi: Matrix) -> Matrix:
+        """Return r'(r a_t - a_t-1) / (1 - r²)^(3/2), none of first rows."""
+        r, left, change = self._powers(phi)
+        later = np.flatnonzero(~self.new)
+        of = self.distance[later]
+        out = np.zeros((1, *rows.shape))
+        here, before = self.order[later], self.order[later - 1]
+        out[0, here] = (change / left**1.5)[of][:, None] * (r[of][:, None] * rows[here] - rows[before])
         return out
 
     def color(self, noise: Matrix, phi: Matrix) -> Matrix:

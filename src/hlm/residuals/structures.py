@@ -16,7 +16,8 @@ from hlm.design import Design
 from hlm.errors import DataError, DataTypeError, DesignError, show
 from hlm.residuals.columns import Source, check_inside, check_told_apart, no_frequencies
 from hlm.residuals.exchangeable import Exchangeable
-from hlm.residuals.pattern import Pattern
+from hlm.residuals.pattern import Correlation, Pattern
+from hlm.residuals.scaled import Scaled
 from hlm.residuals.serial import serial
 from hlm.residuals.unrestricted import Unrestricted
 from hlm.residuals.variances import LogVariance, Strata
@@ -93,7 +94,7 @@ class ByStratum(Residual):
         """Columns of the data that it names."""
         return _names(self.stratum)
 
-    def bind(self, source: Source) -> Pattern:
+    def bind(self, source: Source) -> Strata:
         """Return the structure on the rows of a design.
 
         Raises
@@ -114,6 +115,9 @@ class ByStratum(Residual):
 @dataclass(frozen=True, eq=False)
 class LogLinear(Residual):
     """Log-linear residual variances: log Var(ε_i) = α₀ + x_i'α - log w_i (HLM's log-linear model of σ²).
+
+    nlme's ``varExp(form = ~x)`` is ``LogLinear("~ x")`` and its ``varPower(form = ~x)`` is ``LogLinear("~ log(x)")``,
+    with α twice its parameter; several terms are ``varComb``.
 
     `Fit.sigma` is exp(½(α₀ + x̄'α)), the standard deviation at the mean of the covariates. Statistics are gathered once
     for each distinct (group, x); where most rows have an x of their own, products are formed from the rows anew at each
@@ -138,7 +142,7 @@ class LogLinear(Residual):
     def _terms(self) -> Terms:
         return parse_terms(str(self.covariates))
 
-    def bind(self, source: Source) -> Pattern:
+    def bind(self, source: Source) -> LogVariance:
         """Return the structure on the rows of a design.
 
         Raises
@@ -185,6 +189,9 @@ class AR1(Residual):
     """Correlation ρ^d between errors of a group whose occasions are d apart (nlme's ``corAR1`` and ``corCAR1``).
 
     Distances that are whole numbers allow any -1 < ρ < 1 (steps missing or not); with others ρ > 0, continuous time.
+    With `variance` it is the correlation of errors whose variances differ (nlme's ``weights`` beside ``correlation``);
+    ``AR1("week", variance=ByStratum("week"))`` is HLM's AR(1) with a variance for each occasion. The products of the
+    rows are then formed anew at each step.
 
     Parameters
     ----------
@@ -193,15 +200,18 @@ class AR1(Residual):
         other in the order of the data, at distance 1.
     group : str or (N,) array, optional
         Groups within which errors are correlated; left out, the innermost grouping factor of the model.
+    variance : ByStratum or LogLinear, optional
+        Variances of the errors; left out, they have one.
     """
 
     occasion: str | npt.ArrayLike | None = None
     group: str | npt.ArrayLike | None = None
+    variance: ByStratum | LogLinear | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the data that it names."""
-        return _names(self.occasion, self.group)
+        return _names(self.occasion, self.group) + _variance_columns(self.variance)
 
     def bind(self, source: Source) -> Pattern:
         """Return the structure on the rows of a design.
@@ -218,7 +228,7 @@ class AR1(Residual):
         found = serial(codes, time)
         if isinstance(found, tuple):
             raise _twice(found, codes, labels, name, f"{time[found[0][0]]:g}" if time is not None else "")
-        return found
+        return _scaled(found, self.variance, source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,14 +239,17 @@ class CompoundSymmetry(Residual):
     ----------
     group : str or (N,) array, optional
         Groups within which errors are correlated; left out, the innermost grouping factor of the model.
+    variance : ByStratum or LogLinear, optional
+        Variances of the errors; left out, they have one. See `AR1`.
     """
 
     group: str | npt.ArrayLike | None = None
+    variance: ByStratum | LogLinear | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the data that it names."""
-        return _names(self.group)
+        return _names(self.group) + _variance_columns(self.variance)
 
     def bind(self, source: Source) -> Pattern:
         """Return the structure on the rows of a design.
@@ -250,7 +263,7 @@ class CompoundSymmetry(Residual):
         """
         codes, _, name = _groups(source, self.group, "CompoundSymmetry")
         check_told_apart(source.design, codes, codes, name)
-        return Exchangeable(codes)
+        return _scaled(Exchangeable(codes), self.variance, source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,6 +319,25 @@ class Unstructured(Residual):
                 column=column,
             )
         return found
+
+
+def _variance_columns(variance: Any) -> tuple[str, ...]:
+    """Columns of the variances of correlated errors.
+
+    Raises
+    ------
+    DataTypeError
+        If they are no structure of variances.
+    """
+    if variance is None:
+        return ()
+    if not isinstance(variance, ByStratum | LogLinear):
+        raise DataTypeError(f"variance must be hlm.residuals.ByStratum or LogLinear, got {variance!r}")
+    return variance.columns
+
+
+def _scaled(correlation: Correlation, variance: ByStratum | LogLinear | None, source: Source) -> Pattern:
+    return correlation if variance is None else Scaled(correlation, variance.bind(source))
 
 
 def _groups(source: Source, given: Any, role: str) -> tuple[Places, pd.Index, str]:

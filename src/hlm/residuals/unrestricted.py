@@ -20,13 +20,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.covariance import Matrix
-from hlm.residuals.pattern import Pattern
+from hlm.residuals.pattern import LinearPattern
 from hlm.residuals.pieces import Layout, Pieces
 
 Places = npt.NDArray[np.intp]
 
 
-class Unrestricted(Pattern):
+class Unrestricted(LinearPattern):
     """An unstructured covariance over occasions; φ: the rows of L below the first, logarithms on the diagonal.
 
     Parameters

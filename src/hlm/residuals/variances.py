@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.covariance import Matrix
-from hlm.residuals.pattern import Pattern
+from hlm.residuals.pattern import LinearPattern
 from hlm.residuals.pieces import Layout, Pieces, RowPieces
 
 Places = npt.NDArray[np.intp]
@@ -19,7 +19,7 @@ Places = npt.NDArray[np.intp]
 DISTINCT = 0.5
 
 
-class LogVariance(Pattern):
+class LogVariance(LinearPattern):
     """log Var(ε_i) = log σ² + (x_i - x̄)'φ - log w_i, with x̄ the origin of σ².
 
     Rows with the same x are one kind; where nearly every row differs from those of its group the products are formed
@@ -73,6 +73,10 @@ class LogVariance(Pattern):
     def color(self, noise: Matrix, phi: Matrix) -> Matrix:
         """Return noise times the standard deviations of the rows."""
         return noise / np.sqrt(self.coefficients(phi)[0])[self.kind]
+
+    def log_sd_slopes(self) -> Matrix:
+        """Return the derivatives of the log standard deviations of the rows in φ (n, r)."""
+        return 0.5 * self.X[self.kind]
 
     def row_sd(self, phi: Matrix) -> Matrix:
         """Return those of the kinds of row."""
