@@ -1,7 +1,6 @@
 """Errors that are correlated and whose variances differ, in continuous time, and below nested factors: against nlme.
 
-The values are those of ``data/error_structures.json``. nlme's optimisers stop early; where they do, the criterion here is
-lower and, at both estimates, that of the definition.
+The values are those of ``data/error_structures.json``.
 """
 
 import json

@@ -1,7 +1,7 @@
 """EM with a residual structure: the M-step of φ minimises the expected -2 log-likelihood of the level-1 errors.
 
-The effects (and β under REML) are the missing data. Given the second moments E(ee' | y) that belong to (φ, σ²) of before,
-the errors' part of the expected criterion is
+The effects (and β under REML) are the missing data. Given the second moments E(ee' | y) that belong to the φ and σ² of
+before, the errors' part of the expected criterion is
 
     N log σ² + log|C(φ)| + tr(C(φ)⁻¹ E(ee' | y)) / σ² ,
 
