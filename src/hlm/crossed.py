@@ -95,16 +95,41 @@ def crossed_statistics(rows: Matrix, factors: list[Factor], hierarchy: Hierarchy
     solver : {"auto", "dense", "sparse"}
         Factorisation of the core.
     """
-    peeled, core = factors[: hierarchy.peeled], factors[hierarchy.peeled :]
-    unit_rows = hierarchy.first if peeled else np.zeros(1, dtype=np.intp)
+    core = factors[hierarchy.peeled :]
+    layout = _lay_out(core, hierarchy.rows, unit_rows(hierarchy), solver)
+    starts, widths = _starts(core, layout)
+    touched = touched_columns(starts, widths, layout.size, hierarchy.rows, unit_rows(hierarchy))
+    return _gather(rows, factors, hierarchy, layout, touched)
+
+
+def gather_again(
+    known: CrossedStatistics, rows: Matrix, factors: list[Factor], hierarchy: Hierarchy
+) -> CrossedStatistics:
+    """Gather the statistics of other rows of the same design, laid out as they are; see `crossed_statistics`."""
+    layout = Layout(known.positions, known.tiles[2], known.tiles[0], known.tiles[1])
+    return _gather(rows, factors, hierarchy, layout, (known.offsets, known.columns))
+
+
+def unit_rows(hierarchy: Hierarchy) -> Codes:
+    """Bounds of the rows of each top unit of the peeled factors, in the order of the hierarchy."""
+    bounds = hierarchy.first if hierarchy.peeled else np.zeros(1, dtype=np.intp)
     for children in hierarchy.children:
-        unit_rows = unit_rows[children]
-    unit_rows = np.ascontiguousarray(unit_rows)
-    layout = _lay_out(core, hierarchy.rows, unit_rows, solver)
+        bounds = bounds[children]
+    return np.ascontiguousarray(bounds)
+
+
+def _starts(core: list[Factor], layout: Layout) -> tuple[Codes, Codes]:
+    """First column of the level of each core factor that each row belongs to (n, k), and the widths (k,)."""
     starts = np.column_stack([place[factor.codes] for factor, place in zip(core, layout.positions, strict=True)])
-    starts = np.ascontiguousarray(starts, dtype=np.intp)
-    widths = np.array([factor.width for factor in core], dtype=np.intp)
-    offsets, columns = touched_columns(starts, widths, layout.size, hierarchy.rows, unit_rows)
+    return np.ascontiguousarray(starts, dtype=np.intp), np.array([factor.width for factor in core], dtype=np.intp)
+
+
+def _gather(
+    rows: Matrix, factors: list[Factor], hierarchy: Hierarchy, layout: Layout, touched: tuple[Codes, Codes]
+) -> CrossedStatistics:
+    peeled, core = factors[: hierarchy.peeled], factors[hierarchy.peeled :]
+    starts, widths = _starts(core, layout)
+    offsets, columns = touched
     stats = unit_statistics(
         rows,
         hierarchy.rows,

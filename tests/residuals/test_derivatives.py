@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hlm.residuals.criterion import Gathered, JointCriterion
+from hlm.residuals.criterion import Gathered, JointCriterion, gathered
 from hlm.residuals.pieces import Combination, Pieces, RowPieces
 
 from .dense import KINDS, Structured, structured
@@ -15,7 +15,7 @@ METHODS = pytest.mark.parametrize("reml", [True, False], ids=["REML", "ML"])
 def joint(s: Structured, reml: bool) -> JointCriterion:
     model = s.model()
     assert model.design.residual is not None
-    return JointCriterion(Gathered(model.problem, model.design.residual), reml)
+    return JointCriterion(gathered(model.problem, model.design.residual), reml)
 
 
 def dense_value(s: Structured, criterion: JointCriterion, x: np.ndarray, reml: bool) -> float:
@@ -64,6 +64,7 @@ def test_value_and_derivatives(kind: str, widths: list[int], reml: bool) -> None
 def test_the_same_from_rows_and_from_distinct_covariates(reml: bool) -> None:
     s = structured("log-linear", [2, 1], seed=3)
     criterion = joint(s, reml)
+    assert isinstance(criterion.gathered, Gathered)
     errors = criterion.gathered.errors
     assert isinstance(errors, Combination)
     assert isinstance(errors.pieces, RowPieces)
@@ -71,6 +72,7 @@ def test_the_same_from_rows_and_from_distinct_covariates(reml: bool) -> None:
     value, gradient = criterion.value(x), criterion.gradient()
     old = errors.pieces
     other = joint(s, reml)
+    assert isinstance(other.gathered, Gathered)
     other.gathered.errors = Combination(
         errors.coefficients, Pieces(old.layout, old.rows, old.leaf, old.kind, old.count)
     )

@@ -80,9 +80,11 @@ def test_rows_that_stand_for_several(data: pd.DataFrame) -> None:
 
 
 def test_what_a_fit_refuses(data: pd.DataFrame) -> None:
-    crossed = hlm.Model("y ~ x + (1 | g) + (1 | other)", data, residual=ByStratum("half"))
-    with pytest.raises(hlm.DesignError, match="nested grouping factors"):
-        crossed.fit()
+    related = hlm.Model(
+        "y ~ x + (1 | g)", data, residual=ByStratum("half"), between={"g": hlm.Between(np.eye(12), np.arange(12))}
+    )
+    with pytest.raises(hlm.DesignError, match="leave residual= or between= out"):
+        related.fit()
     model = hlm.Model("y ~ x + (1 | g)", data, residual=ByStratum("half"))
     with pytest.raises(hlm.DesignError, match="Fisher scoring"):
         model.fit(method="fisher")

@@ -1,4 +1,6 @@
-"""Structures of the level-1 errors: variances that differ, errors that are correlated within groups.
+"""Structures of the level-1 errors: variances that differ, errors that are correlated within groups, and both.
+
+Variances may differ beside crossed factors too; correlated errors need nested ones.
 
 >>> import hlm
 >>> data = hlm.datasets.load("hsb")

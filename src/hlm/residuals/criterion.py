@@ -2,21 +2,24 @@
 
 At given φ the model is one of known residual precision, with the statistics that `pieces` combine: the compiled
 criterion has its value and its derivatives in θ. The derivatives in φ come from the second moments of the residuals
-(`hlm.residuals.moments`), exact too; second derivatives that involve φ are differences of this gradient.
+(`hlm.residuals.moments`; `hlm.residuals.crossed`), exact too; second derivatives that involve φ are differences of this
+gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
 from hlm.covariance import Matrix
 from hlm.criterion import Objective, Problem, Space
-from hlm.residuals.moments import SecondMoments, second_moments
+from hlm.residuals.crossed import GatheredRows
+from hlm.residuals.moments import second_moments
 from hlm.residuals.pattern import Estimated, Pattern
-from hlm.residuals.pieces import ErrorStatistics, Layout, level_blocks
+from hlm.residuals.pieces import ErrorStatistics, ExpectedSquares, Layout, level_blocks
 from hlm_ext.criterion import Criterion, KernelError
 
 # Differences in φ (log and atanh scales, of order one): the error of the derivative is of the order of STEP², its
@@ -24,8 +27,41 @@ from hlm_ext.criterion import Criterion, KernelError
 STEP = 1e-4
 
 
-class Gathered:
+class Statistics(Protocol):
     """A problem with the statistics of its residual structure: a problem of known precision for each φ.
+
+    Attributes
+    ----------
+    problem : Problem
+        With independent errors of one variance.
+    pattern : Pattern
+    terms : int
+        Sums that enter each value, whose rounding adds up.
+    """
+
+    problem: Problem
+    pattern: Pattern
+    terms: int
+
+    def at(self, phi: Matrix, estimated: Estimated | None = None) -> Problem:
+        """Return the problem with the residual structure known, at φ (r,), and what is known of it as an estimate."""
+        ...
+
+    def expected(self, problem: Problem, inner: Objective, sigma2: float, spread: bool) -> ExpectedSquares:
+        """Return the expected squares of the errors where the criterion `inner` of the problem `at` a φ stands.
+
+        `sigma2` is σ²; without `spread` those of the estimated errors.
+        """
+        ...
+
+
+def gathered(problem: Problem, pattern: Pattern) -> Statistics:
+    """Return the statistics of a problem with independent errors of one variance under a residual structure."""
+    return Gathered(problem, pattern) if problem.crossed is None else GatheredRows(problem, pattern)
+
+
+class Gathered:
+    """`Statistics` of a nested hierarchy.
 
     Parameters
     ----------
@@ -43,9 +79,10 @@ class Gathered:
         self.widths = [factor.width for factor in problem.ordered]
         layout = Layout(problem.statistics.hierarchy, sum(self.widths))
         self.errors: ErrorStatistics = pattern.statistics(rows, layout)
+        self.terms = self.errors.terms
 
     def at(self, phi: Matrix, estimated: Estimated | None = None) -> Problem:
-        """Return the problem with the residual structure known, at φ (r,), and what is known of it as an estimate."""
+        """See `Statistics`."""
         problem, statistics = self.problem, self.problem.statistics
         products, total = self.errors.combine(phi)
         blocks = level_blocks(products, self.widths, statistics.hierarchy)
@@ -56,17 +93,24 @@ class Gathered:
             residual=estimated or Estimated(self.pattern, phi),
         )
 
+    def expected(self, problem: Problem, inner: Objective, sigma2: float, spread: bool) -> ExpectedSquares:
+        """See `Statistics`."""
+        matrices = problem.space.factors_of(np.array(inner.theta))
+        roots = [matrices[k] for k in problem.template.order]
+        children = list(problem.statistics.hierarchy.children)
+        return self.errors.expected(second_moments(inner, problem.coordinates.blocks, children, roots, sigma2, spread))
+
 
 class JointCriterion:
     """What `hlm_ext.criterion.Criterion` is in θ, in x = (θ, φ).
 
     Parameters
     ----------
-    gathered : Gathered
+    gathered : Statistics
     reml : bool
     """
 
-    def __init__(self, gathered: Gathered, reml: bool) -> None:
+    def __init__(self, gathered: Statistics, reml: bool) -> None:
         self.gathered = gathered
         self.reml = reml
         self.pattern = gathered.pattern
@@ -128,18 +172,14 @@ class JointCriterion:
         self.theta = np.array(x)
         return self.last
 
-    def second_moments(self, sigma2: float | None = None, spread: bool = True) -> SecondMoments:
-        """Return those of the errors at the x of the last `value`; see `hlm.residuals.moments.second_moments`."""
-        problem = self.problem
-        matrices = problem.space.factors_of(self.split(self.theta)[0])
-        roots = [matrices[k] for k in problem.template.order]
-        children = list(problem.statistics.hierarchy.children)
-        return second_moments(self.inner, problem.coordinates.blocks, children, roots, sigma2, spread)
+    def expected(self, sigma2: float | None = None, spread: bool = True) -> ExpectedSquares:
+        """Return the expected squares of the errors at the x of the last `value`; see `Statistics.expected`."""
+        sigma2 = self.inner.sigma2 if sigma2 is None else sigma2
+        return self.gathered.expected(self.problem, self.inner, sigma2, spread)
 
     def squares(self) -> Matrix:
         """Return the derivatives of r² in φ (r,)."""
-        fixed = self.second_moments(1.0, spread=False)
-        return self.gathered.errors.expected(fixed).gradient(self.split(self.theta)[1])
+        return self.expected(1.0, spread=False).gradient(self.split(self.theta)[1])
 
     def cross_slopes(self) -> Matrix:
         """Return the derivatives of (X'V⁻¹X)⁻¹ in φ (r, p, p) by differences, in units of σ²."""
@@ -159,8 +199,7 @@ class JointCriterion:
     def _slope(self) -> Matrix:
         """Gradient in φ."""
         phi = self.split(self.theta)[1]
-        squares = self.gathered.errors.expected(self.second_moments())
-        return squares.gradient(phi) + self.pattern.log_determinant(phi)[1]
+        return self.expected().gradient(phi) + self.pattern.log_determinant(phi)[1]
 
     def gradient(self) -> Matrix:
         """Return the gradient in (θ, φ) at the x of the last `value`."""
@@ -279,7 +318,7 @@ def at_estimate(
     if problem.residual is None:
         criterion, space = problem.criterion(reml), problem.space
     else:
-        criterion = JointCriterion(Gathered(replace(problem, residual=None), problem.residual.pattern), reml)
+        criterion = JointCriterion(gathered(replace(problem, residual=None), problem.residual.pattern), reml)
         space, point = JointSpace(problem.space, criterion), np.concatenate([point, problem.residual.phi])
     criterion.value(point)
     return criterion, space, point

@@ -92,7 +92,7 @@ class ResidualEM(EM):
         super().__init__(criterion, space, profiled)
         self.joint = criterion
         # sums over many patterns round more than those of one
-        self.rounding *= float(np.sqrt(1 + criterion.gathered.errors.terms))
+        self.rounding *= float(np.sqrt(1 + criterion.gathered.terms))
 
     def value(self, state: State) -> float:
         """See `EM.value`; infinite where there is no such structure, so that no extrapolation goes there."""
@@ -106,7 +106,7 @@ class ResidualEM(EM):
         joint, x = self.joint, state[0]
         sigma2 = joint.sigma2 if self.profiled else state[1]
         phi = joint.split(x)[1]
-        squares = joint.gathered.errors.expected(joint.second_moments(sigma2))
+        squares = joint.expected(sigma2)
         moved, own = super().step(state)
         theta = joint.split(moved)[0]
         n = joint.gathered.problem.design.nobs

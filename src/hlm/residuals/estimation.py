@@ -7,15 +7,17 @@ import numpy as np
 from hlm.certificate import Certificate, certify, settle
 from hlm.covariance import Matrix
 from hlm.criterion import Problem
+from hlm.crossed import traces_affordable
 from hlm.errors import DegenerateError, DesignError
 from hlm.estimation import Estimate, check_method, estimate, leave_saddles
 from hlm.optimize import newton
 from hlm.optimize.em import run
 from hlm.optimize.start import moment_start
 from hlm.optimize.trace import Trace
-from hlm.residuals.criterion import Gathered, JointCriterion, JointSpace
+from hlm.residuals.criterion import JointCriterion, JointSpace, gathered
 from hlm.residuals.em import ResidualEM
 from hlm.residuals.pattern import Estimated, Pattern
+from hlm.residuals.variances import LogVariance
 from hlm_ext.criterion import Criterion, KernelError
 
 # A covariance of the errors of this condition is singular: the likelihood has no maximum but the smallest it can tell.
@@ -66,11 +68,11 @@ def estimate_residual(
     DegenerateError
         If the likelihood rises as the covariance of the errors becomes singular.
     DesignError
-        For crossed factors, or a method that does not know residual structures.
+        For correlated errors with crossed factors, or a method that does not know residual structures.
     """
-    _check(problem, method, max_iter)
+    _check(problem, pattern, method, max_iter)
     plain = estimate(problem, reml, "newton", None, False)
-    joint = JointCriterion(Gathered(problem, pattern), reml)
+    joint = JointCriterion(gathered(problem, pattern), reml)
     try:
         space = JointSpace(problem.space, joint)
         if method == "newton":
@@ -104,13 +106,10 @@ def _without_maximum(pattern: Pattern) -> DegenerateError:
     )
 
 
-def _check(problem: Problem, method: str, max_iter: int | None) -> None:
+def _check(problem: Problem, pattern: Pattern, method: str, max_iter: int | None) -> None:
     check_method(method, max_iter)
     if problem.crossed is not None:
-        raise DesignError(
-            "a residual structure needs nested grouping factors without a known covariance between levels; leave "
-            "residual= out, or the factors that are crossed or related"
-        )
+        _check_crossed(problem, pattern)
     if problem.design.absorbed is not None:
         raise DesignError(
             "absorbed intercepts are those of independent errors of one variance; beside residual= give a column"
@@ -121,6 +120,25 @@ def _check(problem: Problem, method: str, max_iter: int | None) -> None:
         raise DesignError(
             f"method '{method}' does not know residual structures beside structures, known values or constraints of "
             "the random effects; use 'newton'"
+        )
+
+
+def _check_crossed(problem: Problem, pattern: Pattern) -> None:
+    assert problem.crossed is not None
+    if any(factor.between is not None for factor in problem.design.factors):
+        raise DesignError(
+            "a residual structure is not offered beside a known covariance between levels; leave residual= or "
+            "between= out"
+        )
+    if not isinstance(pattern, LogVariance):
+        raise DesignError(
+            f"correlated level-1 errors ({pattern.describe()}) need nested grouping factors; with crossed ones their "
+            "variance may differ (ByStratum, LogLinear): leave residual= out, or the factors that are crossed"
+        )
+    if not traces_affordable(problem.crossed):
+        raise DesignError(
+            "the crossed factors have too many levels for a residual structure, whose derivatives take the whole "
+            "inverse of their part; leave residual= out, or one of the factors"
         )
 
 
@@ -137,7 +155,7 @@ def _newton(
 ) -> tuple[Trace, Certificate]:
     """Search from the optimum under independent errors, and from others where there may be several; keep the best."""
     # sums over many patterns round more than those of one
-    rounding = newton.ROUNDING * float(np.sqrt(1 + joint.gathered.errors.terms))
+    rounding = newton.ROUNDING * float(np.sqrt(1 + joint.gathered.terms))
     best: tuple[float, Matrix, Trace, Certificate] | None = None
     for x in _starts(problem, joint.pattern, plain):
         trace = newton.minimize(joint, space, x, "observed", max_iter, rounding=rounding)

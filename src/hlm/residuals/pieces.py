@@ -88,16 +88,25 @@ class ErrorStatistics(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class _Sums:
-    """`ExpectedSquares` from one sum for each pattern: q = Σ c_k(φ) s_k."""
+class Sums:
+    """`ExpectedSquares` from one sum for each pattern: q = Σ c_k(φ) s_k.
+
+    Attributes
+    ----------
+    coefficients : callable
+        φ → c (K,) and its derivatives (K, r).
+    sums : (K,) float64
+    """
 
     coefficients: Callable[[Matrix], tuple[Matrix, Matrix]]
     sums: Matrix
 
     def value(self, phi: Matrix) -> float:
+        """See `ExpectedSquares`."""
         return float(self.coefficients(phi)[0] @ self.sums)
 
     def gradient(self, phi: Matrix) -> Matrix:
+        """See `ExpectedSquares`."""
         return np.asarray(self.sums @ self.coefficients(phi)[1])
 
 
@@ -121,7 +130,7 @@ class Combination:
 
     def expected(self, moments: SecondMoments) -> ExpectedSquares:
         """See `ErrorStatistics`."""
-        return _Sums(self.coefficients, self.pieces.sums(moments))
+        return Sums(self.coefficients, self.pieces.sums(moments))
 
 
 class Pieces:
