@@ -122,3 +122,16 @@ def test_steps_that_add_nothing_are_left_out(hsb: pd.DataFrame) -> None:
         "random coefficients",
     ]
     assert list(hlm.Model("mathach ~ 1 + (1 | school)", hsb).ladder().fits) == ["null"]
+
+
+def test_new_rows_of_a_step_are_read_as_those_of_the_whole_model(hsb: pd.DataFrame) -> None:
+    formula = "scale(mathach) ~ cses * meanses + (cses | school)"
+    step = hlm.Model(formula, hsb).ladder().fits["random intercept"]
+    own = hlm.Model("scale(mathach) ~ cses + (1 | school)", hsb).fit()
+    new = hsb[hsb["school"].isin(["1224", "1288"])].assign(school=lambda rows: "new " + rows["school"])
+    pd.testing.assert_frame_equal(
+        step.predict(new.drop(columns="school"), effects="population", interval="prediction"),
+        own.predict(new.drop(columns="school"), effects="population", interval="prediction"),
+    )
+    scored, alone = (fit.score_groups(new)["school"] for fit in (step, own))
+    pd.testing.assert_frame_equal(scored.effects, alone.effects)

@@ -68,6 +68,15 @@ class PartReader(FormulaReader):
         levels, columns, labels = self._whole.groups(new, factor)
         return levels, [columns[j] for j in self._effects[factor.name]], labels
 
+    def random_columns(self, new: Any, factor: Factor) -> list[Column]:
+        """Return the random columns of new rows for one factor; its grouping columns need not be there."""
+        columns = self._whole.random_columns(new, factor)
+        return [columns[j] for j in self._effects[factor.name]]
+
+    def response(self, new: Any) -> Column:
+        """Return the response (n,) of new rows."""
+        return self._whole.response(new)
+
 
 def _formula(whole: Formula, pieces: Pieces, random: Mapping[str, Pieces]) -> Formula:
     """The formula of what is left."""
