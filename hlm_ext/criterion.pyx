@@ -1,7 +1,7 @@
 """The profiled criterion of a forest as a function of θ: value, gradient, information (MATH: §3, §5).
 
-θ enters through a template: each entry of a packed Λ is a constant or a multiple of one θ. Everything is in the
-coordinates of the statistics; the caller's `constant` carries what a change of units adds.
+θ enters through a template, see `hlm_ext.template`. Everything is in the coordinates of the statistics; the caller's
+`constant` carries what a change of units adds.
 """
 
 from libc.math cimport M_PI, isfinite, log
@@ -15,6 +15,7 @@ from hlm_ext.failure cimport raise_failure
 from hlm_ext.forest cimport Forest
 from hlm_ext.peel cimport cholesky
 from hlm_ext.status cimport NO_RESIDUAL, NOT_POSITIVE, OK, Failure
+from hlm_ext.template cimport Template
 
 
 # What rounding may cost a value: this, and this for each row (or degree of freedom).
@@ -32,12 +33,8 @@ cdef class Criterion:
         ν: n for ML, n - p for REML.
     reml : bool
         Add log|X'V⁻¹X|.
-    base : (Σ q²,) float64
-        Packed constant part of the Λ's, factors leaves first, row-major q x q each.
-    entries : (E, 2) intp
-        Pairs (position in the packed Λ's, index of θ).
-    coefficients : (E,) float64
-        Λ[position] = base[position] + Σ coefficient · θ[index].
+    base, entries, coefficients : arrays
+        Λ(θ), see `hlm_ext.template.Template`.
     constant : float
         Added to the value.
     rounding : float
@@ -58,14 +55,11 @@ cdef class Criterion:
     cdef readonly double last            # the value at the last θ
     cdef Py_ssize_t moments_at           # evaluation whose moments post and outer hold
     cdef tuple derivatives_at            # (evaluation, information, gradient, hessian) of the last derivatives
-    cdef const double[::1] base
-    cdef const Py_ssize_t[:, ::1] entries
-    cdef const double[::1] coefficients
-    cdef double[::1] packed, theta_view, room
+    cdef Template template
+    cdef double[::1] theta_view, room
     cdef double[:, ::1] schur_view, chol
-    cdef double[::1] e, omega, post_view, outer_view, linear
-    cdef double[:, ::1] trace, average, tangent_of, jacobian
-    cdef Py_ssize_t[::1] entry_level, entry_row, entry_col
+    cdef double[::1] e, omega, post_view, outer_view, linear, cone
+    cdef double[:, ::1] trace, average, tangent_of
     cdef readonly object theta, post, outer, factor_x
     cdef object precise
     cdef bint standing                   # whether `last` and what was factored belong to `theta`
@@ -76,19 +70,15 @@ cdef class Criterion:
             raise TypeError("forest must be a Forest, got None")
         if not freedom > 0:
             raise ValueError(f"freedom must be positive, got {freedom}: there must be more rows than columns of X")
-        cdef Py_ssize_t side = forest.p + 1, md = max(forest.m, 1), at, i
+        cdef Py_ssize_t side = forest.p + 1, md = max(forest.m, 1), at
         self.forest = forest
         self.freedom = freedom
         self.reml = reml
         self.constant = constant
         self.rounding = rounding
         self.precise = precise
-        self.base = np.ascontiguousarray(base, dtype=np.float64)
-        self.entries = np.ascontiguousarray(entries, dtype=np.intp).reshape(-1, 2)
-        self.coefficients = np.ascontiguousarray(coefficients, dtype=np.float64)
-        self.m = 0
-        for i in range(self.entries.shape[0]):
-            self.m = max(self.m, self.entries[i, 1] + 1)
+        self.template = Template(forest, base, entries, coefficients)
+        self.m = self.template.m
         self.theta = np.full(self.m, np.nan)
         self.theta_view = self.theta
         self.factor_x = np.zeros((side, side))
@@ -96,7 +86,7 @@ cdef class Criterion:
         self.schur_view = np.zeros((side, side))
         self.post, self.outer = np.zeros((2, forest.packed + 1))
         # one block for what is never shown: making many small arrays would take longer than a small fit
-        cdef double[::1] room = np.zeros(md * md * 2 + md * side * side + md * max(self.m, 1) + md + 1
+        cdef double[::1] room = np.zeros(md * md * 2 + md * side * side + md + 1
                                          + forest.packed + 1 + side + forest.p * forest.p + 1)
         self.trace = <double[:md, :md]> &room[0]
         at = md * md
@@ -104,11 +94,9 @@ cdef class Criterion:
         at += md * md
         self.tangent_of = <double[:md, :side * side]> &room[at]
         at += md * side * side
-        self.jacobian = <double[:md, :max(self.m, 1)]> &room[at]
-        at += md * max(self.m, 1)
         self.linear = room[at:at + md + 1]
         at += md + 1
-        self.packed = room[at:at + forest.packed + 1]
+        self.cone = room[at:at + forest.packed + 1]
         at += forest.packed + 1
         self.e = room[at:at + side]
         at += side
@@ -116,31 +104,6 @@ cdef class Criterion:
         self.room = room
         self.post_view = self.post
         self.outer_view = self.outer
-        if self.base.shape[0] != forest.packed or self.entries.shape[0] != self.coefficients.shape[0]:
-            raise ValueError(f"base must have {forest.packed} entries, and coefficients one for each of entries")
-        self._locate()
-
-    cdef _locate(self):
-        """Factor, row and column of each entry of the template."""
-        cdef Py_ssize_t s, k, at, q, n = self.entries.shape[0]
-        cdef Py_ssize_t[:, ::1] places = np.zeros((3, n + 1), dtype=np.intp)
-        self.entry_level = places[0]
-        self.entry_row = places[1]
-        self.entry_col = places[2]
-        for s in range(n):
-            at = self.entries[s, 0]
-            k = 0
-            while k < self.forest.depth and at >= self.forest.levels[k].q ** 2:
-                at -= self.forest.levels[k].q ** 2
-                k += 1
-            if k == self.forest.depth or at < 0:
-                raise ValueError(f"entry {s} lies outside of the packed factors")
-            q = self.forest.levels[k].q
-            self.entry_level[s] = k
-            self.entry_row[s] = at // q
-            self.entry_col[s] = at % q
-            if at // q < at % q:
-                raise ValueError(f"entry {s} lies above the diagonal of its factor")
 
     def value(self, double[::1] theta not None):
         """Return the criterion at `theta` (m,).
@@ -159,10 +122,7 @@ cdef class Criterion:
         self.evaluations += 1
         self.standing = False                        # until all has gone well
         self.theta_view[:] = theta
-        for i in range(self.forest.packed):
-            self.packed[i] = self.base[i]
-        for i in range(self.entries.shape[0]):
-            self.packed[self.entries[i, 0]] += self.coefficients[i] * theta[self.entries[i, 1]]
+        self.template.put(theta)
         failure = self._factor()
         if self.precise is not None and (failure.status != OK or self._lost() > 0):
             self.refine()
@@ -199,7 +159,7 @@ cdef class Criterion:
         cdef Py_ssize_t i, j, side = self.forest.p + 1
         cdef Failure failure
         cdef int failed = 0
-        self.forest.set_lambda(&self.packed[0])
+        self.forest.set_lambda(&self.template.packed[0])
         failure = self.forest.factor_into(self.schur_view, &self.logdet)
         if failure.status != OK:
             return failure
@@ -364,7 +324,9 @@ cdef class Criterion:
         self._moments(True, not self.reml, NULL, NULL, information != "average")
         self._root_terms()
         self._information(0 if information == "observed" else (1 if information == "average" else 2))
-        self._to_theta(gradient, hessian)
+        self._cone()
+        self.template.gradient(self.cone, gradient)
+        self.template.hessian(self.cone, self.average, hessian)
         self.derivatives_at = (self.evaluations, information, gradient.copy(), hessian.copy())
         return gradient, hessian
 
@@ -373,7 +335,8 @@ cdef class Criterion:
         gradient = np.zeros(self.m)
         if self.m:
             self._moments(False, not self.reml, NULL, NULL)
-            self._to_theta(gradient, None)
+            self._cone()
+            self.template.gradient(self.cone, gradient)
         return gradient
 
     @property
@@ -447,50 +410,11 @@ cdef class Criterion:
                 else:
                     self.average[a, b] = self.trace[a, b] - ra * rb / self.freedom
 
-    cdef double _cone(self, Py_ssize_t at, Py_ssize_t q, Py_ssize_t i, Py_ssize_t j) noexcept:
-        """G[i, j] of the factor whose packed block starts at `at`: gradient in D."""
-        return (self.post_view[at + i * q + j]
-                - self.outer_view[at + i * q + j] * self.freedom / self.residual)
-
-    cdef _to_theta(self, double[::1] gradient, double[:, ::1] hessian):
-        """Chain rule through Λ(θ): dD = dΛ Λ' + Λ dΛ', and ⟨G, ∂²D⟩ = 2 tr(G dΛ_s dΛ_t')."""
-        cdef Py_ssize_t n = self.entries.shape[0], s, t, k, i, j, c, q, at, a, b, start
-        cdef double coefficient
-        if hessian is not None:
-            self.jacobian[:, :] = 0
-        for s in range(n):
-            k = self.entry_level[s]
-            i = self.entry_row[s]
-            j = self.entry_col[s]
-            q = self.forest.levels[k].q
-            at = self.entries[s, 0] - i * q - j
-            coefficient = self.coefficients[s]
-            for c in range(q):
-                gradient[self.entries[s, 1]] += 2 * coefficient * self._cone(at, q, i, c) * self.packed[at + c * q + j]
-            if hessian is None:
-                continue
-            start = self.forest.levels[k].offset
-            for c in range(q):                       # the entries (max(i, c), min(i, c)) of dD
-                a, b = (i, c) if i >= c else (c, i)
-                a = start + b * q - b * (b - 1) // 2 + a - b
-                self.jacobian[a, self.entries[s, 1]] += (
-                    coefficient * self.packed[at + c * q + j] * (2 if i == c else 1))
-            for t in range(n):
-                if self.entry_level[t] == k and self.entry_col[t] == j:
-                    hessian[self.entries[s, 1], self.entries[t, 1]] += (
-                        2 * coefficient * self.coefficients[t] * self._cone(at, q, i, self.entry_row[t]))
-        if hessian is None:
-            return
-        cdef double z
-        for a in range(self.forest.m):
-            for s in range(self.m):
-                z = 0
-                for b in range(self.forest.m):
-                    z += self.average[a, b] * self.jacobian[b, s]
-                if z == 0:
-                    continue
-                for t in range(self.m):
-                    hessian[t, s] += self.jacobian[a, t] * z
+    cdef void _cone(self) noexcept:
+        """cone := G, the gradient in the D's, packed like the Λ's."""
+        cdef Py_ssize_t i
+        for i in range(self.forest.packed):
+            self.cone[i] = self.post_view[i] - self.outer_view[i] * self.freedom / self.residual
 
     def moments(self):
         """Return the pairs (Σ Z'PZ, Σ Z'ê ê'Z), each (q, q), of all factors, leaves first, at the last θ.
