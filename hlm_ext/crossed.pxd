@@ -7,6 +7,16 @@ from hlm_ext.tiles cimport Tiles
 from hlm_ext.tree cimport Level, Walk
 
 
+cdef struct Share:
+    # What each unit of a batch adds to the core: the matrix that is left of it, or, where a unit is a single level,
+    # products of its rows, sign · (x y' + y x'), or sign · x x' for x = y.
+    double sign
+    bint padded              # rows of the matrix are rounded up
+    Py_ssize_t direction     # else: which of a row of matrices
+    Py_ssize_t[2] rows       # a single level: from, to
+    Py_ssize_t apart         # rows from x to y
+
+
 cdef class CrossedForest(Forest):
     cdef readonly object core
     cdef Tiles tiles
@@ -34,13 +44,10 @@ cdef class CrossedForest(Forest):
     cdef Failure factor_units(self, double *logdet) except *
     cdef void factor_units_of(self, Walk *walk, Py_ssize_t chunk, Py_ssize_t thread) noexcept nogil
     cdef Patch patch(self, Py_ssize_t unit) noexcept nogil
-    cdef subtract_from_core(self, Py_ssize_t batch, double[:, :, ::1] F, double[:, ::1] U, double[:, ::1] S)
-    cdef void subtract_from_column(self, Py_ssize_t j, Py_ssize_t lo, Py_ssize_t hi, double *F,
-                                   double *U) noexcept nogil
-    cdef add_tangent(self, Py_ssize_t batch, Py_ssize_t direction, Py_ssize_t row, Py_ssize_t col, double[:, :, ::1] F,
-                     double[:, ::1] U, double[:, ::1] S)
-    cdef void add_tangent_column(self, Py_ssize_t j, Py_ssize_t lo, Py_ssize_t hi, Py_ssize_t direction, Py_ssize_t row,
-                                 Py_ssize_t col, double *F, double *U) noexcept nogil
+    cdef add_units(self, Py_ssize_t batch, Share share, double[:, :, ::1] F, double[:, ::1] U, double[:, ::1] S)
+    cdef void add_column(self, Py_ssize_t j, Py_ssize_t lo, Py_ssize_t hi, Share share, double *F,
+                         double *U) noexcept nogil
+    cdef double *block(self, Py_ssize_t unit, Patch patch, Share share, Py_ssize_t *ld) noexcept nogil
     cdef hand_over(self, Py_ssize_t k, double **effects, double **covariances)
     cdef Failure unit_moments(self, root_e, root_omega, bint second, double[::1] post, double[::1] outer,
                               double[:, ::1] trace, double[:, ::1] average, W, W_cross, W_corner, double **effects,

@@ -244,7 +244,12 @@ cdef class CrossedForest(Forest):
         cdef Walk[BATCH] walks
         cdef Py_ssize_t batch, c, lo, hi
         cdef Interrupt interrupt = Interrupt()
+        cdef Share share
         cdef int threads
+        share.sign = -1.0
+        share.padded = True
+        share.rows[:] = [0, self.levels[0].q]
+        share.apart = 0
         for batch in range(self.batches.shape[0] - 1):
             lo = self.batches[batch]
             hi = self.batches[batch + 1]
@@ -257,7 +262,7 @@ cdef class CrossedForest(Forest):
                 if walks[c].failure.status != OK:
                     return walks[c].failure
                 logdet[0] += 2 * (walks[c].logdet + log(walks[c].product))
-            self.subtract_from_core(batch, self.core.F, self.core.U, self.core.S)
+            self.add_units(batch, share, self.core.F, self.core.U, self.core.S)
         return failure
 
     cdef void factor_units_of(self, Walk *walk, Py_ssize_t chunk, Py_ssize_t thread) noexcept nogil:
@@ -287,52 +292,10 @@ cdef class CrossedForest(Forest):
         out.side = self.p + 1
         return out
 
-    cdef subtract_from_core(self, Py_ssize_t batch, double[:, :, ::1] F, double[:, ::1] U, double[:, ::1] S):
-        """F, U and S -= the matrices, or the products of the rows, of a batch of units."""
-        cdef Py_ssize_t lo = self.cuts[self.batches[batch]], hi = self.cuts[self.batches[batch + 1]], unit, j, i, ld, q
-        cdef double *block
-        cdef int threads = threads_for(self.tiles.side)
-        cdef Interrupt interrupt = Interrupt()
-        for j in prange(self.tiles.side, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
-            if not interrupt.stop(threadid()):
-                self.subtract_from_column(j, lo, hi, &F[0, 0, 0], &U[0, 0])
-        interrupt.check()
-        for unit in range(lo, hi):
-            patch = self.patch(unit)
-            ld = round_up(patch.t + patch.side)
-            block = &self.batch_room[self.room_at[unit]]
-            if self.chain > 1:
-                add_corner(patch, block + patch.t * ld, ld, -1.0, &S[0, 0])
-            else:
-                for q in range(self.levels[0].q):
-                    for i in range(patch.side):
-                        add_row(patch.side, i, -block[q * ld + patch.t + i], block + q * ld + patch.t, &S[0, 0])
-
-    cdef void subtract_from_column(self, Py_ssize_t j, Py_ssize_t lo, Py_ssize_t hi, double *F,
-                                   double *U) noexcept nogil:
-        """The part of `subtract_from_core` in column j of tiles."""
-        cdef Py_ssize_t unit, ld, q
-        cdef double *block
-        cdef Patch patch
-        for unit in range(lo, hi):
-            patch = self.patch(unit)
-            if not meets(patch, j * self.tiles.b, (j + 1) * self.tiles.b):
-                continue
-            ld = (patch.t + patch.side + 7) // 8 * 8
-            block = &self.batch_room[self.room_at[unit]]
-            if self.chain > 1:
-                add_matrix(self.tiles, j, patch, block, ld, -1.0, F, U)
-            else:
-                for q in range(self.levels[0].q):
-                    add_product(self.tiles, j, patch, block + q * ld, block + q * ld, -1.0, F, U)
-
-    cdef add_tangent(self, Py_ssize_t batch, Py_ssize_t direction, Py_ssize_t row, Py_ssize_t col, double[:, :, ::1] F,
-                     double[:, ::1] U, double[:, ::1] S):
-        """F, U and S += the derivatives of the matrices of a batch of units in one direction.
-
-        Where a unit is a single level they are -K'EK, E the direction (row, col) of its covariance.
-        """
-        cdef Py_ssize_t lo = self.cuts[self.batches[batch]], hi = self.cuts[self.batches[batch + 1]], unit, j, i, ld
+    cdef add_units(self, Py_ssize_t batch, Share share, double[:, :, ::1] F, double[:, ::1] U, double[:, ::1] S):
+        """F, U and S += the share of each unit of a batch."""
+        cdef Py_ssize_t lo = self.cuts[self.batches[batch]], hi = self.cuts[self.batches[batch + 1]]
+        cdef Py_ssize_t unit, row, i, j, ld
         cdef double *block
         cdef const double *one
         cdef const double *other
@@ -340,40 +303,48 @@ cdef class CrossedForest(Forest):
         cdef Interrupt interrupt = Interrupt()
         for j in prange(self.tiles.side, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
             if not interrupt.stop(threadid()):
-                self.add_tangent_column(j, lo, hi, direction, row, col, &F[0, 0, 0], &U[0, 0])
+                self.add_column(j, lo, hi, share, &F[0, 0, 0], &U[0, 0])
         interrupt.check()
         for unit in range(lo, hi):
             patch = self.patch(unit)
-            ld = patch.t + patch.side
-            block = &self.batch_room[self.room_at[unit]]
-            if self.chain > 1:
-                add_corner(patch, block + (direction * ld + patch.t) * ld, ld, 1.0, &S[0, 0])
+            block = self.block(unit, patch, share, &ld)
+            if not self.lone:
+                add_corner(patch, block + patch.t * ld, ld, share.sign, &S[0, 0])
                 continue
-            one = block + row * round_up(ld) + patch.t
-            other = block + col * round_up(ld) + patch.t
-            for i in range(patch.side):
-                add_row(patch.side, i, -one[i], other, &S[0, 0])
-                if row != col:
-                    add_row(patch.side, i, -other[i], one, &S[0, 0])
+            for row in range(share.rows[0], share.rows[1]):
+                one = block + row * ld + patch.t
+                other = one + share.apart * ld
+                for i in range(patch.side):
+                    add_row(patch.side, i, share.sign * one[i], other, &S[0, 0])
+                    if share.apart != 0:
+                        add_row(patch.side, i, share.sign * other[i], one, &S[0, 0])
 
-    cdef void add_tangent_column(self, Py_ssize_t j, Py_ssize_t lo, Py_ssize_t hi, Py_ssize_t direction, Py_ssize_t row,
-                                 Py_ssize_t col, double *F, double *U) noexcept nogil:
-        """The part of `add_tangent` in column j of tiles."""
-        cdef Py_ssize_t unit, ld
+    cdef void add_column(self, Py_ssize_t j, Py_ssize_t lo, Py_ssize_t hi, Share share, double *F,
+                         double *U) noexcept nogil:
+        """The part of `add_units` in column j of tiles."""
+        cdef Py_ssize_t unit, ld, row
+        cdef double weight = share.sign if share.apart == 0 else 2 * share.sign
         cdef double *block
         cdef Patch patch
         for unit in range(lo, hi):
             patch = self.patch(unit)
             if not meets(patch, j * self.tiles.b, (j + 1) * self.tiles.b):
                 continue
-            ld = patch.t + patch.side
-            block = &self.batch_room[self.room_at[unit]]
-            if self.chain > 1:
-                add_matrix(self.tiles, j, patch, block + direction * ld * ld, ld, 1.0, F, U)
-            else:
-                ld = (ld + 7) // 8 * 8
-                add_product(self.tiles, j, patch, block + row * ld, block + col * ld, -1.0 if row == col else -2.0, F,
-                            U)
+            block = self.block(unit, patch, share, &ld)
+            if not self.lone:
+                add_matrix(self.tiles, j, patch, block, ld, share.sign, F, U)
+                continue
+            for row in range(share.rows[0], share.rows[1]):
+                add_product(self.tiles, j, patch, block + row * ld, block + (row + share.apart) * ld, weight, F, U)
+
+    cdef double *block(self, Py_ssize_t unit, Patch patch, Share share, Py_ssize_t *ld) noexcept nogil:
+        """Where a unit's matrix or rows are, and how long a row is."""
+        cdef double *room = &self.batch_room[self.room_at[unit]]
+        ld[0] = patch.t + patch.side
+        if self.lone or share.padded:
+            ld[0] = round_up(ld[0])
+            return room
+        return room + share.direction * ld[0] * ld[0]
 
     # ---- moments --------------------------------------------------------------------------------------------------
 
@@ -463,13 +434,23 @@ cdef class CrossedForest(Forest):
         return failure
 
     cdef add_tangents(self, Py_ssize_t batch, W, W_cross, W_corner):
-        """Derivatives of the core in all directions of the peeled factors."""
-        cdef Py_ssize_t k, i, j, direction = 0
+        """Derivatives of the core in all directions of the peeled factors.
+
+        Those of the matrix of a unit are in its room. Where a unit is a single level they are -K'EK, E the direction.
+        """
+        cdef Py_ssize_t k, i, j
+        cdef Share share
+        share.sign = -1.0 if self.lone else 1.0
+        share.padded = False
+        share.direction = 0
         for k in range(self.chain):
             for j in range(self.levels[k].q):
                 for i in range(j, self.levels[k].q):
-                    self.add_tangent(batch, direction, i, j, W[direction], W_cross[direction], W_corner[direction])
-                    direction += 1
+                    share.rows[:] = [i, i + 1]
+                    share.apart = j - i
+                    self.add_units(batch, share, W[share.direction], W_cross[share.direction],
+                                   W_corner[share.direction])
+                    share.direction += 1
 
     cdef void unit_moments_of(self, Walk *walk, Py_ssize_t chunk, Py_ssize_t thread, double *part, double[::1] e,
                               double[::1] shift, double[:, :, ::1] N, double[:, ::1] spread, double[:, ::1] with_beta,
