@@ -24,7 +24,7 @@ import numpy as np
 from hlm_ext.crossed cimport CrossedForest
 from hlm_ext.failure cimport raise_failure
 from hlm_ext.forest cimport Forest
-from hlm_ext.moments cimport solve_level, solved_width
+from hlm_ext.moments cimport reach_down, solve_level, solved_width
 from hlm_ext.partition cimport Interrupt
 from hlm_ext.tree cimport Level, Scratch, Walk, hlm_axpy
 
@@ -143,12 +143,7 @@ cdef int level_forms(Walk *walk, Sides *sides, Py_ssize_t k, Py_ssize_t l, const
         times(q, q, r, lv.cov, q, 1, room.t, 1.0, sides.effects[k] + l * q * r)
     if k == 0:
         return 0
-    memset(sc.dk, 0, q * u * sizeof(double))
-    memset(sc.n, 0, q * q * sizeof(double))
-    for i in range(q):
-        for j in range(q):
-            hlm_axpy(u, lv.cov[i * q + j], K + j * width, sc.dk + i * u)
-            hlm_axpy(q, lv.cov[i * q + j], sc.solved + j * width + w, sc.n + i * q)
+    reach_down(lv, sc, width)
     memset(room.e, 0, q * r * sizeof(double))
     times(q, q, r, lv.cov, q, 1, room.t, -1.0, room.e)
     memcpy(room.e + q * r, E, u * r * sizeof(double))

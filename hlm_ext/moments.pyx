@@ -98,8 +98,7 @@ cdef inline void extend_down(Level *lv, Scratch *sc, const double *e, const doub
                              Py_ssize_t width) noexcept nogil:
     """e, Ω, DK and N of this level for the levels below it."""
     cdef Py_ssize_t q = lv.q, u = lv.u, n = lv.u - 1, side = lv.w - 1, i, j, c
-    multiply(q, u, q, lv.cov, q, sc.solved + q, width, sc.dk, u)
-    multiply(q, q, q, lv.cov, q, sc.solved + lv.w, width, sc.n, q)
+    reach_down(lv, sc, width)
     for i in range(q):
         sc.e[i] = -dot(q, lv.cov + i * q, sc.t)
     memcpy(sc.e + q, e, u * sizeof(double))
@@ -265,6 +264,12 @@ cdef int solve_level(Walk *walk, Py_ssize_t k, Py_ssize_t l) noexcept nogil:
             solved[i * width + j] = z
             solved[j * width + i] = z
     return 0
+
+
+cdef void reach_down(Level *lv, Scratch *sc, Py_ssize_t width) noexcept nogil:
+    """DK and N of a level that was solved."""
+    multiply(lv.q, lv.u, lv.q, lv.cov, lv.q, sc.solved + lv.q, width, sc.dk, lv.u)
+    multiply(lv.q, lv.q, lv.q, lv.cov, lv.q, sc.solved + lv.w, width, sc.n, lv.q)
 
 
 cdef int begin_level(Walk *walk, Py_ssize_t k, Py_ssize_t l, const double *e) noexcept nogil:
