@@ -31,14 +31,14 @@ def adjusted_pvalues(t: Array, df: Array, adjust: str, means: int) -> Array:
         Means that are compared, for "tukey".
     """
     p = t_pvalue(t, df)
-    m = len(p)
+    m = int(np.isfinite(p).sum())  # a contrast without an estimate is no comparison
     if adjust == "bonferroni":
         return np.minimum(1.0, m * p)
     if adjust == "sidak":
         return np.asarray(-np.expm1(m * np.log1p(-np.minimum(p, 1 - 1e-16))), dtype=np.float64)
     if adjust == "holm":
-        order = np.argsort(p)
-        out = np.empty(m)
+        order = np.argsort(p)[:m]
+        out = np.full(len(p), np.nan)
         out[order] = np.minimum(1.0, np.maximum.accumulate((m - np.arange(m)) * p[order]))
         return out
     if adjust == "tukey":
@@ -50,7 +50,7 @@ def adjusted_pvalues(t: Array, df: Array, adjust: str, means: int) -> Array:
 
 def adjusted_quantiles(df: Array, alpha: float, adjust: str, means: int) -> Array:
     """Return the quantiles (m,) for intervals that hold together; Holm, who has none, gets Bonferroni's."""
-    m = len(df)
+    m = max(int((~np.isnan(df)).sum()), 1)
     if adjust in ("bonferroni", "holm"):
         return t_quantile(df, alpha / m)
     if adjust == "sidak":

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # What a combination may keep of itself outside of the row space of X, relative to its size.
 ESTIMABLE = 1e-8
+# What rounding leaves of a coefficient that is zero, relative to the largest one of its row.
+NOISE = 1e-13
 # A product of so many parts is known in each order.
 MOST_PARTS = 5
 
@@ -99,14 +101,19 @@ def linear_test(view: Inference, hypothesis: Any, values: npt.ArrayLike | None =
     )
 
 
-def estimates(
-    view: Inference, L: Matrix, labels: Sequence[str], alpha: float, shift: Array | float = 0.0
-) -> pd.DataFrame:
-    """Return estimate, standard error, degrees of freedom and interval of the rows of L (r, p), over all columns."""
-    inside = estimable(view.fit, L, labels)
+def estimates(view: Inference, L: Matrix, alpha: float, shift: Array | float = 0.0) -> pd.DataFrame:
+    """Return estimate, standard error, degrees of freedom and interval of the rows of L (r, p), over all columns.
+
+    Rows that aliased columns leave without an estimate are NaN.
+    """
+    found = estimable_rows(view.fit, L)
+    inside = L[found][:, view.fit._problem.coordinates.kept]
     engine = inside @ view.map
-    estimate = inside @ view.params.dropna().to_numpy() + shift
-    se, df = np.sqrt(view.variances(engine)), view.degrees(engine)
+    columns = np.full((3, len(L)), np.nan)
+    columns[0, found] = inside @ view.params.dropna().to_numpy()
+    columns[1:, found] = np.sqrt(view.variances(engine)), view.degrees(engine)
+    estimate, se, df = columns
+    estimate += shift
     half = t_quantile(df, alpha) * se
     return pd.DataFrame({"estimate": estimate, "se": se, "df": df, "lower": estimate - half, "upper": estimate + half})
 
@@ -119,21 +126,63 @@ def estimable(fit: Fit, L: Matrix, labels: Sequence[str]) -> Matrix:
     DataError
         If a row gives an aliased column another coefficient than those of the columns it is a combination of.
     """
-    kept = fit._problem.coordinates.kept
-    if kept.all():
-        return L
-    design = fit.model.design
-    X = design.X
-    ties = np.linalg.lstsq(X[:, kept], X[:, ~kept], rcond=None)[0]  # aliased = kept columns @ ties
-    short = L[:, ~kept] - L[:, kept] @ ties
-    size = np.abs(L[:, ~kept]) + np.abs(L[:, kept]) @ np.abs(ties)
-    bad = (np.abs(short) > ESTIMABLE * np.maximum(size, 1.0)).any(axis=1)
+    bad = ~estimable_rows(fit, L)
     if bad.any():
         raise DataError(
             f"'{labels[int(np.argmax(bad))]}' has no estimate: it depends on {', '.join(map(repr, fit.aliased))}, "
             "aliased with other columns"
         )
-    return L[:, kept]
+    return L[:, fit._problem.coordinates.kept]
+
+
+def estimable_rows(fit: Fit, L: Matrix) -> npt.NDArray[np.bool_]:
+    """Tell which rows of L (r, p) have an estimate in spite of aliased columns."""
+    short, size = _shortfall(fit, L)
+    return np.asarray((short <= ESTIMABLE * size + NOISE).all(axis=1))
+
+
+def estimable_part(fit: Fit, L: Matrix) -> Matrix:
+    """Return combinations (q, p) of the rows of L (r, p), q ≤ r: all those that have an estimate."""
+    short, size = _shortfall(fit, L, signed=True)
+    if (np.abs(short) <= ESTIMABLE * size + NOISE).all():
+        return L
+    left, values, _ = np.linalg.svd(short)
+    rank = int((values > ESTIMABLE * size.max() + NOISE).sum())
+    return np.asarray(left[:, rank:].T @ (L / _row_sizes(fit, L)[:, None]), dtype=np.float64)
+
+
+def ties(fit: Fit) -> Matrix:
+    """(k, a) coefficients with which the k columns that are kept make each of the a aliased ones."""
+    kept, X = fit._problem.coordinates.kept, fit.model.design.X
+    if kept.all():
+        return np.zeros((len(kept), 0))
+    size = _column_sizes(X)
+    found = np.linalg.lstsq(X[:, kept] / size[kept], X[:, ~kept] / size[~kept], rcond=None)[0]
+    found[np.abs(found) < ESTIMABLE] = 0.0
+    return np.asarray(found * size[~kept] / size[kept, None], dtype=np.float64)
+
+
+def _shortfall(fit: Fit, L: Matrix, signed: bool = False) -> tuple[Matrix, Matrix]:
+    """(r, a) by how much rows of L miss the coefficients of aliased columns, and the size of what was compared.
+
+    Both are in units of the columns of X and of the rows of L.
+    """
+    kept = fit._problem.coordinates.kept
+    tied = ties(fit)
+    unit = _row_sizes(fit, L)[:, None] * _column_sizes(fit.model.design.X[:, ~kept])
+    short = (L[:, ~kept] - L[:, kept] @ tied) / unit
+    size = (np.abs(L[:, ~kept]) + np.abs(L[:, kept]) @ np.abs(tied)) / unit
+    return short if signed else np.abs(short), size
+
+
+def _column_sizes(X: Matrix) -> Array:
+    size = np.abs(X).max(axis=0, initial=0.0)
+    return np.where(size > 0, size, 1.0)
+
+
+def _row_sizes(fit: Fit, L: Matrix) -> Array:
+    size = (np.abs(L) / _column_sizes(fit.model.design.X)).max(axis=1, initial=0.0)
+    return np.where(size > 0, size, 1.0)
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from scipy.optimize import brentq
 
 from hlm.errors import DataError
 from hlm.inference.distributions import Array, checked_alpha, t_quantile
+from hlm.inference.hypotheses import estimable
 from hlm.inference.means import slopes
 from hlm.inference.terms import variables_of
 
@@ -83,7 +84,7 @@ def johnson_neyman(
     Raises
     ------
     DataError
-        If the moderator is a category.
+        If the moderator is a category, or aliased columns leave the slope without an estimate.
     """
     alpha = checked_alpha(alpha)
     known = variables_of(view.fit.model).get(moderator)
@@ -95,8 +96,9 @@ def johnson_neyman(
         table = slopes(view, variable, [moderator], {**(at or {}), moderator: values}, weights, alpha).table
         return np.asarray(table["estimate"].abs() - t_quantile(table["df"], alpha) * table["se"], dtype=np.float64)
 
-    if known is None:
-        slopes(view, variable, [moderator])  # says what is wrong with the name
+    first = slopes(view, variable, [moderator], at, weights)  # says what is wrong with a name
+    if first.table["estimate"].isna().any():
+        estimable(view.fit, first.L.to_numpy(), first.labels)  # says which columns are in the way
     assert known is not None
     width = known.most - known.least
     # dense in the data, sparse beyond

@@ -14,7 +14,7 @@ from hlm.covariance import Matrix
 from hlm.errors import DataError, DataTypeError
 from hlm.inference.adjust import adjusted_pvalues, adjusted_quantiles, checked_adjustment
 from hlm.inference.distributions import Array, checked_alpha
-from hlm.inference.hypotheses import estimates
+from hlm.inference.hypotheses import estimable, estimates
 from hlm.inference.terms import variables_of
 from hlm.specification.variables import Variable
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Slopes are central differences over this part of the variable's range, extrapolated.
 STEP = 1e-3
+# What rounding leaves of a difference of equal numbers, relative to them.
+ROUNDING = 1e-14
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,8 @@ class Means:
     Attributes
     ----------
     table : DataFrame
-        The variables asked for, then estimate, se, df, lower, upper.
+        The variables asked for, then estimate, se, df, lower, upper; NaN where aliased columns (empty cells) leave no
+        estimate. Contrasts of such rows may still have one.
     L : DataFrame
         (r, p) coefficients of each row.
     about : str
@@ -81,13 +84,17 @@ class Means:
         Raises
         ------
         DataError
-            For another kind or adjustment, coefficients of another length, or Tukey's adjustment of what are no pairs.
+            For another kind or adjustment, coefficients of another length, Tukey's adjustment of what are no pairs, or
+            if aliased columns leave no contrast with an estimate; where some have one, the others are NaN.
         """
         names, C = _contrasts(self.labels, kind, reference)
         adjust = checked_adjustment(("tukey" if kind == "pairs" else "holm") if adjust is None else adjust)
         if adjust == "tukey" and kind != "pairs":
             raise DataError("Tukey's adjustment is for all pairs: use 'holm' or 'sidak'")
-        table = estimates(self.view, C @ self.L.to_numpy(), names, self.alpha, C @ self.shift)
+        L = C @ self.L.to_numpy()
+        table = estimates(self.view, L, self.alpha, C @ self.shift)
+        if table["estimate"].isna().all():
+            estimable(self.view.fit, L, names)  # says which columns are in the way
         t = table["estimate"].to_numpy() / table["se"].to_numpy()
         df = table["df"].to_numpy()
         half = adjusted_quantiles(df, self.alpha, adjust, len(self.L)) * table["se"]
@@ -207,12 +214,14 @@ def slopes(
             L += factor * sign / (12 * h) * (cells @ X)
             shift += factor * sign / (12 * h) * (cells @ offset)
     # what differences leave of columns that do not depend on the variable
-    L[np.abs(L) < 1e-11 * np.abs(L).max(initial=0.0)] = 0.0
+    L[np.abs(L) < ROUNDING / h * np.abs(cells) @ np.abs(X)] = 0.0
     return _means(view, grid, L, shift, alpha, f"slopes in {variable}; {grid.about}")
 
 
 def _means(view: Inference, grid: _Grid, L: Matrix, shift: Array, alpha: float, about: str) -> Means:
-    table = estimates(view, L, [str(cell) for cell in grid.cells], checked_alpha(alpha), shift)
+    table = estimates(view, L, checked_alpha(alpha), shift)
+    if table["estimate"].isna().any():
+        about += f"; NaN has no estimate: it depends on aliased columns ({', '.join(view.fit.aliased)})"
     for position, name in enumerate(grid.names):
         table.insert(position, name, [cell[position] for cell in grid.cells])
     return Means(table, pd.DataFrame(L, columns=list(view.params.index)), about, view, alpha, shift)
