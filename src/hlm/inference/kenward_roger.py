@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Where the adjusted degrees of freedom are this close to 2, the scale of F has no limit and is left at 1.
 NEAR_TWO = 0.01
+# What counts as zero in the moments of F.
+NOTHING = 1e-10
 
 
 class KenwardRoger(Inference):
@@ -125,10 +127,13 @@ def _matched(A1: float, A2: float, q: int) -> tuple[float, float]:
     g = ((q + 1) * A1 - (q + 4) * A2) / ((q + 2) * A2)
     unit = 3 * q + 2 * (1 - g)
     c1, c2, c3 = g / unit, (q - g) / unit, (q + 2 - g) / unit
-    top, first, second = 1 + c1 * B, 1 - c2 * B, 1 - c3 * B
-    if abs(top) < 1e-10:
+    top, first, second, mean = 1 + c1 * B, 1 - c2 * B, 1 - c3 * B, 1 - A2 / q
+    if abs(top) < NOTHING:
         top = 0.0
-    rho = ((1 - A2 / q) / first) ** 2 * top / second / q
-    df = 4 + (q + 2) / (q * rho - 1)
-    scale = 1.0 if abs(df - 2) < NEAR_TWO else df * (1 - A2 / q) / (df - 2)
+    # F of an exact test has no mean with two degrees of freedom: both are zero then, and equal before
+    ratio = 1.0 if max(abs(mean), abs(first)) < NOTHING else mean / first if first else float("inf")
+    # 4 + (q + 2) / (qρ - 1) with qρ = ratio² top / second, which is infinite with four
+    excess = ratio**2 * top - second
+    df = 4 + (q + 2) * second / excess if excess else float("inf")
+    scale = 1.0 if abs(df - 2) < NEAR_TWO else mean if df == float("inf") else df * mean / (df - 2)
     return float(scale), float(df)
