@@ -49,8 +49,6 @@ def test_information_has_the_uncertainty_of_the_structure(kind: str, reml: bool)
     # second differences: error of the order step²
     np.testing.assert_allclose(fit.information().covariance, expected[np.ix_(at, at)], rtol=1e-3)
     np.testing.assert_allclose(estimated.covariance, expected[1:-1, 1:-1], rtol=1e-3, atol=1e-6)
-    with pytest.raises(hlm.DesignError, match="ask for 'observed'"):
-        fit.information("expected")
 
 
 @pytest.mark.parametrize("kind", ["strata", "ar1", "unstructured"])
@@ -208,9 +206,6 @@ def test_tests_of_fixed_effects() -> None:
     found = hlm.compare(one, other)
     assert found.statistic == pytest.approx(one.criterion - other.criterion, abs=1e-9)
     assert found.pvalue == pytest.approx(chi2.sf(found.statistic, 2), rel=1e-9)
-    plain = hlm.Model("weight ~ Time + Diet + (Time | Rat)", data).fit(reml=False)
-    with pytest.raises(hlm.DesignError, match="different structures of the level-1 errors"):
-        hlm.compare(plain, one)
     less = hlm.Model("weight ~ Time + Diet + (1 | Rat)", data, residual=AR1()).fit(reml=False)
     with pytest.raises(hlm.DesignError, match="tests of variances"):
         hlm.compare(less, one)
@@ -237,7 +232,6 @@ INDEPENDENT: list[Callable[[hlm.Fit], Any]] = [
     lambda fit: fit.variance_function({"Days": [0, 1]}),
     lambda fit: fit.influence(),
     lambda fit: fit.leverages,
-    lambda fit: fit.inference("kenward-roger"),
 ]
 ONE_VARIANCE: list[Callable[[hlm.Fit], Any]] = [lambda fit: fit.r_squared()]
 

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.special import chdtrc
 
 from hlm.comparison import cone, spectral
+from hlm.comparison.errors import on_the_boundary
 from hlm.comparison.nesting import Nesting, nest, statistic
 from hlm.errors import DataError, DesignError, HLMError
 from hlm.simulation import generator, simulator_of
@@ -84,7 +85,9 @@ class Comparison:
 def compare(one: Fit, other: Fit, method: str = "asymptotic", *, count: int | None = None, seed: Any = 0) -> Comparison:
     """Test a smaller model against a larger one by their likelihood ratio.
 
-    Which of the two is the smaller one is found out; fits that cannot be compared are refused.
+    Which of the two is the smaller one is found out; fits that cannot be compared are refused. Models may differ in
+    their level-1 errors too (one variance in variances by stratum, these in finer strata, AR(1) in an unstructured
+    covariance, …), if their random effects are the same.
 
     Parameters
     ----------
@@ -155,6 +158,8 @@ def _table(nesting: Nesting) -> pd.DataFrame:
 
 
 def _asymptotic(nesting: Nesting, count: int, rng: np.random.Generator) -> Comparison:
+    if nesting.errors:
+        return _of_errors(nesting)
     small, large, information = _cones(nesting)
     value = nesting.statistic
     whole = cone.reduce(large, information)
@@ -185,6 +190,32 @@ def _asymptotic(nesting: Nesting, count: int, rng: np.random.Generator) -> Compa
         _table(nesting),
         weights,
         errors,
+    )
+
+
+def _of_errors(nesting: Nesting) -> Comparison:
+    """Parameters of the level-1 errors: χ², or half of it with one degree of freedom less where one is at its end."""
+    if nesting.small.is_singular:
+        raise DesignError(
+            "the smaller model's random effects are on the boundary: the asymptotic test of the level-1 errors is not "
+            "offered there; use method='bootstrap'"
+        )
+    df, value = nesting.df, nesting.statistic
+    pattern = nesting.small.model.design.residual
+    found = {df: 1.0}
+    if on_the_boundary(pattern, nesting.large.model.design.residual):
+        found = {df - 1: 0.5, df: 0.5}
+    weights = pd.Series(found, name="weight").rename_axis("df")
+    return Comparison(
+        value,
+        df,
+        sum(weight * _tail(value, k) for k, weight in found.items()),
+        0.0,
+        "asymptotic",
+        " + ".join(f"{weight:.3g}·χ²({k})" for k, weight in found.items()) if len(found) > 1 else f"χ²({df})",
+        _table(nesting),
+        weights,
+        0 * weights.rename("error"),
     )
 
 
@@ -279,6 +310,11 @@ def _share(draws: Matrix, value: float) -> tuple[float, float]:
 
 
 def _exact(nesting: Nesting, count: int, rng: np.random.Generator) -> Comparison:
+    if nesting.errors:
+        raise DesignError(
+            "the exact test is for one variance of random effects, not for the level-1 errors; use method='asymptotic' "
+            "or 'bootstrap'"
+        )
     if nesting.small._problem.variances is not None:
         raise DesignError("the exact test is not offered with covariance structures or known variances")
     place, column = _single_variance(nesting)

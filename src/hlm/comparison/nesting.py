@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from hlm.comparison.errors import contained
 from hlm.design import Design, Factor
 from hlm.errors import DataError, DataTypeError, DesignError, NumericalError
 from hlm_ext.criterion import Criterion
@@ -39,6 +40,8 @@ class Nesting:
         For each factor of the smaller model the place of the same factor in the larger one, orders of the formulas.
     maps : tuple of (q_large, q_small) float64
         Z of the smaller model = Z of the larger one @ map, for each factor of the smaller model.
+    errors : int
+        Parameters of the level-1 errors that the larger model has beside those of the smaller one.
     """
 
     small: Fit
@@ -47,6 +50,7 @@ class Nesting:
     fixed: int
     places: tuple[int, ...]
     maps: tuple[Matrix, ...]
+    errors: int = 0
 
     def criterion(self) -> Criterion:
         """Return a criterion of the larger model."""
@@ -91,7 +95,7 @@ def nest(one: Fit, other: Fit) -> Nesting:
         )
     fixed = _fixed_effects(small, large)
     places, maps = _random_effects(small.model.design, large.model.design)
-    _check_errors(small, large, fixed)
+    errors = _errors(small, large, fixed)
     if small.df_model == large.df_model:
         raise DesignError("the two models are the same: they have the same columns and the same parameters")
     for fit, which in ((small, "smaller"), (large, "larger")):
@@ -100,7 +104,7 @@ def nest(one: Fit, other: Fit) -> Nesting:
                 f"the fit of the {which} model is not at an optimum, so its criterion is not the least: "
                 f"{fit.certificate}"
             )
-    return Nesting(small, large, statistic(small, large), fixed, places, maps)
+    return Nesting(small, large, statistic(small, large), fixed, places, maps, errors)
 
 
 def statistic(small: Fit, large: Fit) -> float:
@@ -146,20 +150,29 @@ def _check_rows(one: Design, other: Design) -> None:
             raise DataError(f"the fits have different {name}")
 
 
-def _check_errors(small: Fit, large: Fit, fixed: int) -> None:
-    """Refuse different structures of the level-1 errors, and tests of variances beside one."""
-    patterns = [fit._problem.residual and fit._problem.residual.pattern for fit in (small, large)]
-    kinds = [pattern and (type(pattern), pattern.names, pattern.describe()) for pattern in patterns]
-    if kinds[0] != kinds[1]:
+def _errors(small: Fit, large: Fit, fixed: int) -> int:
+    """Return how many parameters of the level-1 errors the larger model has more.
+
+    Refused are structures that do not lie in each other, and tests of variances of random effects beside one.
+    """
+    one, other = (fit.model.design.residual for fit in (small, large))
+    if one is None and other is None:
+        return 0
+    if not contained(one, other):
+        words = [
+            "independent errors of one variance" if pattern is None else pattern.describe() for pattern in (one, other)
+        ]
         raise DesignError(
-            "the fits have different structures of the level-1 errors; fit.residual.homogeneity tests one against "
-            "independent errors, and AIC and BIC compare several"
+            f"the structures of the level-1 errors are not nested: {words[0]} is not a case of {words[1]}; AIC and BIC "
+            "compare the models"
         )
-    if kinds[0] is not None and large.df_model - small.df_model != fixed:
+    extra = sum(0 if p is None else sign * p.size for p, sign in ((other, 1), (one, -1)))
+    if large.df_model - small.df_model != fixed + extra:
         raise DesignError(
             "tests of variances of random effects are not offered beside a structure of the level-1 errors; AIC and "
             "BIC compare the models"
         )
+    return extra
 
 
 def _fixed_effects(small: Fit, large: Fit) -> int:

@@ -16,16 +16,18 @@ All are second derivatives of -2 log-likelihood (twice the information).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import block_diag
 
 from hlm.covariance import Matrix, Template
 from hlm.criterion import Objective, Problem
 from hlm.crossed import traces_affordable
 from hlm.errors import DataError, DesignError, NumericalError
+from hlm.inference.unit_forms import UnitForms, unit_forms
 from hlm.variance.criterion import VarianceCriterion, bordered
 from hlm_ext.criterion import Criterion, KernelError
 
@@ -59,6 +61,8 @@ class Curvature:
         Entries of all D: factors leaves first, lower triangles column by column.
     error : float
         Relative error of the Hessian where it comes from differences, else 0.
+    errors : slice
+        The parameters of the level-1 errors among z.
     """
 
     kind: str
@@ -67,6 +71,7 @@ class Curvature:
     size: Matrix
     D: Matrix
     error: float = 0.0
+    errors: slice = field(default_factory=lambda: slice(0))
 
     @property
     def covariance(self) -> Matrix:
@@ -137,10 +142,11 @@ def information(fit: Fit, kind: str = "observed", boundary: str = "free") -> Var
     DataError
         For another kind or boundary, or observed information in all directions.
     DesignError
-        For all directions with covariance structures, known or tied variances; beside a residual structure for other
-        than observed information, and with those.
+        For all directions with covariance structures, known or tied variances; beside a residual structure and with
+        those for other than observed information.
     NumericalError
-        If expected information is asked for and the core of a crossed design is too large for its traces.
+        If expected information is asked for and the core of a crossed design is too large for its traces; if expected
+        or average information beside a residual structure would take matrices of too many rows.
     """
     with fit._lock:
         found = curvature(fit._problem, fit._criterion, kind, boundary)
@@ -171,8 +177,16 @@ def _note(fit: Fit, found: Curvature, rank: int, count: int) -> str:
     return "; ".join(parts)
 
 
-def curvature(problem: Problem, criterion: Objective, kind: str = "observed", boundary: str = "free") -> Curvature:
+def curvature(
+    problem: Problem,
+    criterion: Objective,
+    kind: str = "observed",
+    boundary: str = "free",
+    forms: UnitForms | None = None,
+) -> Curvature:
     """Return the information of (θ, σ²) where the criterion stands; see `information`.
+
+    `forms` are those of `hlm.inference.unit_forms.unit_forms`, if they are known.
 
     Raises
     ------
@@ -191,26 +205,24 @@ def curvature(problem: Problem, criterion: Objective, kind: str = "observed", bo
     if isinstance(criterion, VarianceCriterion):
         return _structured(problem, criterion, kind, boundary, D)
     J = inside_blocks(template) if boundary == "all" else jacobian(template, theta)
-    exact = problem.crossed is None or traces_affordable(problem.crossed)
+    r = 0 if problem.residual is None else problem.residual.pattern.size
     error = 0.0
-    if kind == "expected" and not exact:
-        raise NumericalError(
-            "expected information needs traces over all levels of the crossed factors, which are too many here; "
-            "average information does not"
-        )
     if kind == "observed":
-        hessian, mixed, error = _observed(problem, criterion, J, exact)
+        hessian, mixed, error = _observed(problem, criterion, J)
+        if problem.residual is not None:
+            hessian, mixed = _with_errors(problem.residual, hessian, mixed, s * s / nu, s)
     else:
-        second, outer = _second_in_D(criterion, template, kind)
-        hessian, mixed = J.T @ second @ J, J.T @ outer
-    if problem.residual is not None:
-        if kind != "observed":
-            raise DesignError(f"{kind} information is not offered beside a residual structure: ask for 'observed'")
-        hessian, mixed = _with_errors(problem.residual, hessian, mixed, s * s / nu, s)
+        if problem.residual is None:
+            second, outer = _second_in_D(problem, criterion, kind)
+        else:
+            second, outer = (forms or unit_forms(problem, criterion)).information(criterion, kind)
+        full = block_diag(J, np.eye(r))
+        hessian, mixed = full.T @ second @ full, full.T @ outer
     m = len(hessian)
     shape = np.zeros((len(D), m + 1))
     shape[:, : J.shape[1]] = s * J
-    return Curvature(kind, bordered(hessian, mixed, nu / (s * s)), shape, np.r_[np.zeros(m), 1.0], D, error)
+    size = np.r_[np.zeros(m), 1.0]
+    return Curvature(kind, bordered(hessian, mixed, nu / (s * s)), shape, size, D, error, slice(m - r, m))
 
 
 def _structured(problem: Problem, criterion: VarianceCriterion, kind: str, boundary: str, D: Matrix) -> Curvature:
@@ -218,10 +230,10 @@ def _structured(problem: Problem, criterion: VarianceCriterion, kind: str, bound
 
     z is what is free of them: directions of x, and σ² where it is neither known nor one of x.
     """
-    if problem.residual is not None:
+    if problem.residual is not None and kind != "observed":
         raise DesignError(
-            "information of variances is not offered for structures, known values or constraints of the random effects "
-            "beside a structure of the level-1 errors"
+            f"{kind} information is not offered for structures, known values or constraints of the random effects "
+            "beside a structure of the level-1 errors: ask for 'observed'"
         )
     if boundary == "all":
         raise DesignError("boundary='all' has no meaning with covariance structures, known or tied variances")
@@ -239,13 +251,20 @@ def _structured(problem: Problem, criterion: VarianceCriterion, kind: str, bound
     if kind != "observed":
         second, mixed, corner = criterion.information(kind)
         return Curvature(kind, jacobian.T @ bordered(second, mixed, corner) @ jacobian, shape, size, D)
-    hessian = criterion.derivatives("observed")[1]
+    residual, r = problem.residual, 0
+    if residual is None:
+        hessian = criterion.derivatives("observed")[1]
+    else:
+        hessian, r = residual.hessian, residual.pattern.size
+        shape, size = np.insert(shape, [m] * r, 0.0, axis=1), np.insert(size, [m] * r, 0.0)
     if profiled:
         # the criterion has its minimum over σ² put in: H - hh' s²/ν
         _, mixed, corner = criterion.information("average")
         mixed = jacobian[:-1, :m].T @ mixed
+        if residual is not None:
+            mixed = np.concatenate([mixed, -residual.squares / s**2])
         hessian = bordered(hessian + np.outer(mixed, mixed) / corner, mixed, corner)
-    return Curvature(kind, hessian, shape, size, D)
+    return Curvature(kind, hessian, shape, size, D, errors=slice(m, m + r))
 
 
 def _with_errors(residual: Estimated, hessian: Matrix, mixed: Matrix, ratio: float, s: float) -> tuple[Matrix, Matrix]:
@@ -260,9 +279,14 @@ def _with_errors(residual: Estimated, hessian: Matrix, mixed: Matrix, ratio: flo
     return full, both
 
 
-def _second_in_D(criterion: Criterion, template: Template, kind: str) -> tuple[Matrix, Matrix]:
+def _second_in_D(problem: Problem, criterion: Criterion, kind: str) -> tuple[Matrix, Matrix]:
     """Return expected or average second derivatives in the entries of D, and those in D and σ²."""
-    s, nu = criterion.sigma2, criterion.freedom
+    if kind == "expected" and not _exact(problem):
+        raise NumericalError(
+            "expected information needs traces over all levels of the crossed factors, which are too many here; "
+            "average information does not"
+        )
+    s, nu, template = criterion.sigma2, criterion.freedom, problem.template
     moments = criterion.moments()
     if kind == "expected":
         products = criterion.quadratic_forms()[2]
@@ -273,11 +297,15 @@ def _second_in_D(criterion: Criterion, template: Template, kind: str) -> tuple[M
     return second + np.outer(outer, outer) / (nu * s * s), outer / (s * s)
 
 
-def _observed(problem: Problem, criterion: Criterion, J: Matrix, exact: bool) -> tuple[Matrix, Matrix, float]:
+def _exact(problem: Problem) -> bool:
+    return problem.crossed is None or traces_affordable(problem.crossed)
+
+
+def _observed(problem: Problem, criterion: Criterion, J: Matrix) -> tuple[Matrix, Matrix, float]:
     """Return exact second derivatives in θ and in θ and σ², and their relative error."""
     s, nu = criterion.sigma2, criterion.freedom
     mixed = J.T @ problem.template.packed([own for _, own in criterion.moments()]) / (s * s)
-    if exact:
+    if _exact(problem):
         profiled, error = criterion.derivatives("observed")[1], 0.0
     else:
         profiled, error = differences(criterion)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from hlm.inference.distributions import Array
 from hlm.inference.fixed import DEPENDENT, Inference, Joint
 from hlm.inference.information import Curvature, curvature
 from hlm.inference.satterthwaite import satterthwaite_degrees, slopes
-from hlm.residuals.refusals import independent_errors
+from hlm.inference.unit_forms import unit_forms
 from hlm_ext.forms import forms
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ class KenwardRoger(Inference):
     Parameters are the entries of T and σ², in which V is linear, with their expected information. A variance that is
     estimated as zero is still a parameter here (as in pbkrtest): expected information is there on the boundary too, and
     to take the variance as known would understate the uncertainty; ``boundary="free"`` does so. Where covariances have
-    structures, known or tied values, parameters are the directions in which they can move, and V is taken as linear.
+    structures, known or tied values, parameters are the directions in which they can move, and V is taken as linear. So
+    it is in the parameters of level-1 errors (the method of first order, as SAS calls it), which makes the result the
+    same whatever these are: ρ, log ρ or atanh ρ.
 
     Parameters
     ----------
@@ -43,6 +46,10 @@ class KenwardRoger(Inference):
     ------
     DataError
         For a fit by ML.
+    DesignError
+        Beside a residual structure, for covariance structures, known or tied values.
+    NumericalError
+        Beside a residual structure, if more rows depend on each other than `hlm.inference.unit_forms` takes.
     """
 
     name = "kenward-roger"
@@ -50,7 +57,6 @@ class KenwardRoger(Inference):
 
     def __init__(self, fit: Fit, boundary: str | None = None) -> None:
         super().__init__(fit)
-        independent_errors(fit, "Kenward and Roger's method")
         if boundary is None:
             boundary = "all" if fit._problem.variances is None else "free"
         if not fit.reml:
@@ -58,13 +64,18 @@ class KenwardRoger(Inference):
         C = fit._engine_covariance
         with fit._lock:
             criterion = fit._criterion
+            of_units = None if fit._problem.residual is None else unit_forms(fit._problem, criterion)
             try:
-                found = curvature(fit._problem, criterion, "expected", boundary)
+                found = curvature(fit._problem, criterion, "expected", boundary, of_units)
             except NumericalError:
                 found = curvature(fit._problem, criterion, "average", boundary)
                 self.note = "average information in the place of the expected one, whose traces are too many here"
             s = criterion.sigma2
-            tangent, products, _ = forms(criterion.forest)
+            if of_units is None:
+                tangent, products, _ = forms(criterion.forest)
+            else:
+                tangent, products = of_units.tangent, of_units.products
+                found = _with_errors(found, len(tangent), s)
         if fit.is_singular:
             known = "are parameters too" if boundary == "all" else "count as known to have none"
             self.note += f"{'; ' if self.note else ''}on the boundary: directions without variance {known}"
@@ -100,6 +111,15 @@ class KenwardRoger(Inference):
         A2 = float(np.einsum("zx,zij,xji->", self._W, own, own))
         scale, df = _matched(A1, A2, q)
         return Joint(scale * F, float(q), df, scale)
+
+
+def _with_errors(found: Curvature, count: int, s: float) -> Curvature:
+    """Return information whose `shape` has the `count` directions of D and, beside them, of the level-1 errors."""
+    own, free = found.shape.shape
+    shape = np.zeros((count, free))
+    shape[:own] = found.shape
+    shape[own:, found.errors] = s * np.eye(count - own)
+    return replace(found, shape=shape)
 
 
 def _bias(found: Curvature, W: Matrix, C: Matrix, s: float, tangent: Matrix, products: Matrix, dC: Matrix) -> Matrix:

@@ -8,7 +8,7 @@ The fitted model is the working model. With H = V⁻¹X, residuals e = y - Xβ̂
 with A_i = 1 (CR0), √(J/(J - 1)) (CR1), the A_i for which A_i Var(e_i) A_i' = V_ii under the working model (CR2; Bell
 and McCaffrey 2002, Pustejovsky and Tipton 2018), or (1 - X_iMH_i')⁻¹ (CR3, near to leaving clusters out one by one).
 With V_ii = LL' and K = V_ii - X_iMX_i', CR2's is A_i = L (L'KL)^(-½) L'. Rows are those of the engine, times the roots
-of their weights, in units of σ².
+of their weights (with a residual structure made white), in units of σ².
 
 V_ii - 1 and X_i span few directions, in all others A_i is 1: where that is fewer than there are rows, A_i is made on an
 orthonormal basis of them. The rows of H come from the effects of the columns of X, see `hlm_ext.forms`.

@@ -58,8 +58,7 @@ class Satterthwaite(Inference):
         self._A = found.covariance
         self._slopes = slopes(found, C, s, tangent)
         if fit._problem.residual is not None:
-            r = fit._problem.residual.pattern.size
-            self._slopes[-r - 1 : -1] = s * fit._problem.residual.cross_slopes
+            self._slopes[found.errors] = s * fit._problem.residual.cross_slopes
         if fit.is_singular:
             self.note = "on the boundary: directions without variance count as known to have none"
         if found.error:

@@ -33,7 +33,7 @@ class Exchangeable(Correlation):
     names = ("log eigenvalue ratio",)
 
     def __init__(self, codes: Places) -> None:
-        self.codes = codes
+        self.codes: Places = codes
         self.sizes = np.bincount(codes).astype(np.float64)
         self.most = float(self.sizes.max())
         # distinct sizes, and which of them each group has

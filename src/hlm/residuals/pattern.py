@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from hlm.covariance import Matrix
@@ -27,10 +28,16 @@ class Pattern(ABC):
         Whether variances differ between rows of the same weight.
     correlated : bool
         Whether errors of different rows are.
+    boundary : bool
+        Whether independent errors are at the end of the range of a correlation.
+    codes : (n,) intp or None
+        Group of each row within which errors are correlated, None where they are not.
     """
 
     heterogeneous: ClassVar[bool] = False
     correlated: ClassVar[bool] = True
+    boundary: bool = False
+    codes: npt.NDArray[np.intp] | None = None
     names: tuple[str, ...]
 
     @property
@@ -57,6 +64,10 @@ class Pattern(ABC):
     @abstractmethod
     def whiten(self, rows: Matrix, phi: Matrix) -> Matrix:
         """Return rows (n, E) times a square root of C⁻¹: then their products are those under C."""
+
+    @abstractmethod
+    def whiten_slopes(self, rows: Matrix, phi: Matrix) -> Matrix:
+        """Return the derivatives of `whiten` in φ (r, n, E)."""
 
     @abstractmethod
     def color(self, noise: Matrix, phi: Matrix) -> Matrix:
@@ -109,10 +120,6 @@ class LinearPattern(Pattern):
 
 class Correlation(LinearPattern):
     """A correlation of the errors of a group, which variances that differ may scale; see `hlm.residuals.scaled`."""
-
-    @abstractmethod
-    def whiten_slopes(self, rows: Matrix, phi: Matrix) -> Matrix:
-        """Return the derivatives of `whiten` in φ (r, n, E)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,8 +29,10 @@ class HomogeneityTest:
     statistic : float
         Difference of the criteria (both ML, or both REML with the same fixed effects).
     df : int
-        Parameters of the structure; the hypothesis is inside of their space, so the reference is χ².
+        Parameters of the structure.
     pvalue : float
+        Of χ² with so many degrees of freedom; half and half with one less where independent errors are at the end of a
+        correlation's range (AR(1) in continuous time).
     """
 
     statistic: float
@@ -124,7 +126,11 @@ class ResidualEstimate:
         """Likelihood-ratio test of independent errors of one variance."""
         statistic = max(self._estimated.independent - self._fit.criterion, 0.0)
         df = self._pattern.size
-        return HomogeneityTest(statistic, df, float(gammaincc(0.5 * df, 0.5 * statistic)))
+        tail = float(gammaincc(0.5 * df, 0.5 * statistic))
+        if self._pattern.boundary:
+            less = float(gammaincc(0.5 * (df - 1), 0.5 * statistic)) if df > 1 else float(statistic <= 0)
+            tail = 0.5 * (tail + less)
+        return HomogeneityTest(statistic, df, tail)
 
     def white(self) -> pd.Series:
         """Return the residuals made white (N,): independent and of standard deviation 1 if the model is right.

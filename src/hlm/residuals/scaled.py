@@ -36,6 +36,7 @@ class Scaled(Pattern):
     def __init__(self, correlation: Correlation, variance: LogVariance) -> None:
         self.correlation, self.variance = correlation, variance
         self.names = correlation.names + variance.names
+        self.boundary, self.codes = correlation.boundary, correlation.codes
 
     def split(self, phi: Matrix) -> tuple[Matrix, Matrix]:
         """Return the parameters of the correlation and of the variances."""

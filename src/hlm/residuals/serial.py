@@ -42,7 +42,10 @@ class Serial(Correlation):
 
     def __init__(self, order: Places, new: npt.NDArray[np.bool_], distances: Matrix, distance: Places) -> None:
         self.order, self.new, self.distances, self.distance = order, new, distances, distance
+        self.codes: Places = np.empty(len(order), dtype=np.intp)
+        self.codes[order] = np.cumsum(new) - 1
         self.discrete = bool((distances % 1 == 0).all())
+        self.boundary = not self.discrete
         self.names = ("atanh(rho)" if self.discrete else "logit(r)",)
         self.pairs = np.bincount(distance[~new], minlength=len(distances)).astype(np.float64)
         self.unit = 1.0 if self.discrete else float(np.median(distances[distance[~new]]))

@@ -43,7 +43,8 @@ class Unrestricted(LinearPattern):
 
     def __init__(self, codes: Places, occasion: Places, labels: pd.Index) -> None:
         T, J = len(labels), int(codes.max()) + 1
-        self.labels = labels
+        self.labels, self.occasion = labels, occasion
+        self.codes: Places = codes
         # row of each group at each occasion, -1 where it was not seen
         self.place = np.full((J, T), -1, dtype=np.intp)
         self.place[codes, occasion] = np.arange(len(codes))
@@ -122,6 +123,20 @@ class Unrestricted(LinearPattern):
     def whiten(self, rows: Matrix, phi: Matrix) -> Matrix:
         """Return L⁻¹ times the rows of each group, L the Cholesky factor of its C."""
         return self._each(rows, phi, np.linalg.solve)
+
+    def whiten_slopes(self, rows: Matrix, phi: Matrix) -> Matrix:
+        """Return -Φ(L⁻¹ dC L⁻ᵀ) L⁻¹ times the rows, Φ the lower triangle with half the diagonal: L dΦ is that of L."""
+        C, slopes = self.covariance(phi), self._slopes(phi)
+        out = np.empty((self.size, *rows.shape))
+        for p, occasions in enumerate(self.patterns):
+            places = self.place[self.pattern_of == p][:, occasions]
+            inverse = np.linalg.inv(np.linalg.cholesky(C[np.ix_(occasions, occasions)]))
+            white = inverse @ rows[places]
+            for a, slope in enumerate(slopes):
+                change = np.tril(inverse @ slope[np.ix_(occasions, occasions)] @ inverse.T)
+                np.fill_diagonal(change, 0.5 * np.diag(change))
+                out[a, places] = -change @ white
+        return out
 
     def color(self, noise: Matrix, phi: Matrix) -> Matrix:
         """Return L times the noise of each group."""

@@ -74,6 +74,11 @@ class LogVariance(LinearPattern):
         """Return noise times the standard deviations of the rows."""
         return noise / np.sqrt(self.coefficients(phi)[0])[self.kind]
 
+    def whiten_slopes(self, rows: Matrix, phi: Matrix) -> Matrix:
+        """Return the white rows times the derivatives of the logarithms of their factors."""
+        white = self.whiten(rows, phi)
+        return np.array([-slope[:, None] * white for slope in self.log_sd_slopes().T])
+
     def log_sd_slopes(self) -> Matrix:
         """Return the derivatives of the log standard deviations of the rows in φ (n, r)."""
         return 0.5 * self.X[self.kind]
