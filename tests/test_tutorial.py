@@ -9,7 +9,7 @@ DOCUMENTS = Path(__file__).parent.parent / "docs"
 
 
 @pytest.mark.skipif(not DOCUMENTS.exists(), reason="tests of an installed package: the documents are not there")
-@pytest.mark.parametrize("name", ["tutorial", "variances"])
+@pytest.mark.parametrize("name", ["tutorial", "inference", "variances"])
 def test_a_document_runs(name: str) -> None:
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     path = str(DOCUMENTS / f"{name}.md")
