@@ -7,6 +7,4 @@ _Array = npt.NDArray[np.float64]
 
 class Template:
     m: int
-    def __init__(
-        self, forest: Forest, base: _Array, entries: npt.NDArray[np.intp], coefficients: _Array
-    ) -> None: ...
+    def __init__(self, forest: Forest, base: _Array, entries: npt.NDArray[np.intp], coefficients: _Array) -> None: ...

@@ -60,12 +60,34 @@ def pooled_ols(data: Any, response: str, level1: Names = (), **options: Any) -> 
 
 
 def one_way_anova(data: Any, response: str, group: str, **options: Any) -> Model:
-    """Return the one-way analysis of variance with random effects: y = b0 + e; b0 = g00 + u0[j]."""
+    """Return the one-way analysis of variance with random effects: y = b0 + e; b0 = g00 + u0[j].
+
+    Parameters
+    ----------
+    data : DataFrame or mapping
+        Table of level 1, or of everything.
+    response, group : str
+        Columns of the response and of the groups.
+    **options
+        `units`, the table of the groups, if that is another one; and see `Model.from_equations`.
+    """
     return _two_levels(data, response, group, (), (), (), (True, False), **options)
 
 
 def means_as_outcomes(data: Any, response: str, group: str, level2: Names, **options: Any) -> Model:
-    """Return the regression of group means on regressors of level 2: b0 = g00 + g01*w + u0[j]."""
+    """Return the regression of group means on regressors of level 2: b0 = g00 + g01*w + u0[j].
+
+    Parameters
+    ----------
+    data : DataFrame or mapping
+        Table of level 1, or of everything.
+    response, group : str
+        Columns of the response and of the groups.
+    level2 : str or sequence of str
+        Regressors of the groups.
+    **options
+        `units`, the table of the groups, if that is another one; and see `Model.from_equations`.
+    """
     return _two_levels(data, response, group, (), level2, (), (True, False), **options)
 
 
@@ -76,45 +98,117 @@ def varying_intercept(
 
     Parameters
     ----------
-    data, response, group, level1, level2
-        See `hlm.cases`.
+    data : DataFrame or mapping
+        Table of level 1, or of everything.
+    response, group : str
+        Columns of the response and of the groups.
+    level1 : str or sequence of str
+        Regressors of level 1: columns or transforms.
+    level2 : str or sequence of str
+        Regressors of the groups.
     error : bool
         Whether the intercept has the random error u0 (analysis of covariance with random effects), or varies with its
         regressors only.
     **options
-        `units`, and see `Model.from_equations`.
+        `units`, the table of the groups, if that is another one; and see `Model.from_equations`.
     """
     return _two_levels(data, response, group, level1, level2, (), (error, False), **options)
 
 
 def ancova(data: Any, response: str, group: str, level1: Names, **options: Any) -> Model:
-    """Return the analysis of covariance: a fixed intercept α_j for each group, absorbed (`Fit.group_intercepts`)."""
+    """Return the analysis of covariance: a fixed intercept α_j for each group, absorbed (`Fit.group_intercepts`).
+
+    Parameters
+    ----------
+    data : DataFrame or mapping
+        Table of level 1, or of everything.
+    response, group : str
+        Columns of the response and of the groups.
+    level1 : str or sequence of str
+        Regressors of level 1: columns or transforms.
+    **options
+        See `Model.from_equations`, which takes a table of the groups under the name of `group`.
+    """
     slopes = [Effect(f"b{k}", (text,)) for k, text in enumerate(_several(level1), 1)]
     first = Equation(response, (Effect("b0"), *slopes))
     return Model.from_equations([first, Equation("b0", (Disturbance(FIXED, (group,)),))], data, **options)
 
 
 def random_coefficients(data: Any, response: str, group: str, level1: Names, **options: Any) -> Model:
-    """Return the model in which intercept and slopes vary at random, without regressors: b1 = g10 + u1[j]."""
+    """Return the model in which intercept and slopes vary at random, without regressors: b1 = g10 + u1[j].
+
+    Parameters
+    ----------
+    data : DataFrame or mapping
+        Table of level 1, or of everything.
+    response, group : str
+        Columns of the response and of the groups.
+    level1 : str or sequence of str
+        Regressors of level 1: columns or transforms.
+    **options
+        `units`, the table of the groups, if that is another one; and see `Model.from_equations`.
+    """
     return _two_levels(data, response, group, level1, (), (), (True, True), **options)
 
 
 def intercepts_and_slopes_as_outcomes(
     data: Any, response: str, group: str, level1: Names, level2: Names, **options: Any
 ) -> Model:
-    """Return the full model: intercept and slopes have the regressors of level 2, and errors."""
+    """Return the full model: intercept and slopes have the regressors of level 2, and errors.
+
+    Parameters
+    ----------
+    data : DataFrame or mapping
+        Table of level 1, or of everything.
+    response, group : str
+        Columns of the response and of the groups.
+    level1 : str or sequence of str
+        Regressors of level 1: columns or transforms.
+    level2 : str or sequence of str
+        Regressors of the groups.
+    **options
+        `units`, the table of the groups, if that is another one; and see `Model.from_equations`.
+    """
     return _two_levels(data, response, group, level1, level2, level2, (True, True), **options)
 
 
 def varying_slopes(data: Any, response: str, group: str, level1: Names, level2: Names = (), **options: Any) -> Model:
-    """Return the model whose slopes vary at random while the intercept has no error: b0 = g00 + g01*w."""
+    """Return the model whose slopes vary at random while the intercept has no error: b0 = g00 + g01*w.
+
+    Parameters
+    ----------
+    data : DataFrame or mapping
+        Table of level 1, or of everything.
+    response, group : str
+        Columns of the response and of the groups.
+    level1 : str or sequence of str
+        Regressors of level 1: columns or transforms.
+    level2 : str or sequence of str
+        Regressors of the groups.
+    **options
+        `units`, the table of the groups, if that is another one; and see `Model.from_equations`.
+    """
     return _two_levels(data, response, group, level1, level2, (), (False, True), **options)
 
 
 def nonrandomly_varying_slopes(
     data: Any, response: str, group: str, level1: Names, level2: Names, **options: Any
 ) -> Model:
-    """Return the model whose slopes vary with the regressors of level 2, without an error: b1 = g10 + g11*w."""
+    """Return the model whose slopes vary with the regressors of level 2, without an error: b1 = g10 + g11*w.
+
+    Parameters
+    ----------
+    data : DataFrame or mapping
+        Table of level 1, or of everything.
+    response, group : str
+        Columns of the response and of the groups.
+    level1 : str or sequence of str
+        Regressors of level 1: columns or transforms.
+    level2 : str or sequence of str
+        Regressors of the groups.
+    **options
+        `units`, the table of the groups, if that is another one; and see `Model.from_equations`.
+    """
     return _two_levels(data, response, group, level1, level2, level2, (True, False), **options)
 
 

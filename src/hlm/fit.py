@@ -321,7 +321,17 @@ class Fit(InferenceMethods, EmpiricalBayesMethods, ErrorStructureMethods, Diagno
     # ---- other responses ------------------------------------------------------------------------------------------
 
     def refit(self, y: npt.ArrayLike) -> Fit:
-        """Fit the model to another response (N,): same criterion, method, known values; see `Model.with_response`."""
+        """Fit the model to another response: same criterion, method and known values.
+
+        Parameters
+        ----------
+        y : (N,) array or Series
+            See `Model.with_response`, also for what it raises.
+
+        Returns
+        -------
+        Fit
+        """
         model, asked = self.model.with_response(y), self._problem.restrictions
         problem = model.problem if asked is None else model.problem.restrict(asked)
         return Fit(model, *estimate_model(problem, self.reml, self.method), self.reml, self.method)
@@ -367,7 +377,15 @@ class Fit(InferenceMethods, EmpiricalBayesMethods, ErrorStructureMethods, Diagno
     # ---- for people -----------------------------------------------------------------------------------------------
 
     def summary(self, method: str = "z", **options: Any) -> str:
-        """Return the summary as text, with tests of the fixed effects by a method of `inference`."""
+        """Return the summary as text.
+
+        Parameters
+        ----------
+        method : str
+            How the fixed effects are judged, see `inference`.
+        **options
+            Of the method.
+        """
         return self.inference(method, **options).summary()
 
     def __str__(self) -> str:

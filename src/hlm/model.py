@@ -177,7 +177,9 @@ class Model(ModelViews):
         data : DataFrame or mapping
             Rows of level 1; or all columns, joined.
         weights, frequencies, sampling_variance : str or (N,) array, optional
-            See `Model`; so are `covariance`, `between` and `residual`.
+            See `Model`.
+        covariance, between, residual : optional
+            See `Model`.
         missing : {"drop", "raise", "error"}
             Rows without a value, and all rows of a unit without one: left out and counted, or an error ("raise" and
             "error" are the same).
@@ -358,23 +360,68 @@ class Model(ModelViews):
         return Fit(self, *estimate_model(problem, reml, method, max_iter, accelerate), reml, method)
 
     def new_rows(self, new: Any) -> tuple[list[Column], list[Column], pd.Index]:
-        """Return fixed columns and offset of new rows, and their index; see `Fit.predict`."""
+        """Return fixed columns (p, each (N,)) and offsets of new rows, and their index.
+
+        Parameters
+        ----------
+        new : DataFrame, mapping or (X, list of Random)
+            As `Fit.predict` takes them.
+
+        Raises
+        ------
+        DataError, DataTypeError
+            If a column is not there, or has other values or another shape than in the fit.
+        """
         if self._reader is not None:
             return self._reader.fixed(new)
         return arrays.fixed(new, len(self.design.columns))
 
     def new_response(self, new: Any) -> Column:
-        """Return the response (n,) of new rows; for a model of arrays the first of (y, X, list of Random)."""
+        """Return the response (N,) of new rows.
+
+        Parameters
+        ----------
+        new : DataFrame, mapping or (y, X, list of Random)
+
+        Raises
+        ------
+        DataError, DataTypeError
+            As `new_rows`.
+        """
         if self._reader is not None:
             return self._reader.response(new)
         return arrays.response(new)
 
     def new_random_columns(self, new: Any, factor: Factor) -> list[Column]:
-        """Return the random columns of new rows for one factor, whose grouping columns need not be there."""
+        """Return the random columns (q, each (N,)) of new rows for one factor, whose grouping need not be there.
+
+        Parameters
+        ----------
+        new : DataFrame, mapping or (X, list of Random)
+        factor : Factor
+            Of the design of the fit.
+
+        Raises
+        ------
+        DataError, DataTypeError
+            As `new_rows`.
+        """
         return self.new_groups(new, factor)[1] if self._reader is None else self._reader.random_columns(new, factor)
 
     def new_groups(self, new: Any, factor: Factor) -> tuple[npt.NDArray[np.intp], list[Column], Any]:
-        """Return the level (-1 if new), the random columns and the labels of new rows for one factor."""
+        """Return level (-1 if new), random columns (q, each (N,)) and labels of new rows for one factor.
+
+        Parameters
+        ----------
+        new : DataFrame, mapping or (X, list of Random)
+        factor : Factor
+            Of the design of the fit.
+
+        Raises
+        ------
+        DataError, DataTypeError
+            As `new_rows`, and if the new rows lack the factor.
+        """
         if self._reader is not None:
             return self._reader.groups(new, factor)
         return arrays.groups(new, factor)

@@ -135,6 +135,17 @@ def group_ols(fit: Fit, name: str) -> GroupOLS:
     The coefficients are those of the group's own equation: the random effects and whatever else of X varies inside
     groups without being a multiple of a coefficient already there. Done on the rows (QR), not on cross-products.
 
+    Parameters
+    ----------
+    fit : Fit
+    name : str
+        Grouping factor.
+
+    Returns
+    -------
+    GroupOLS
+        With NaN, and why in `flag`, for groups whose rows do not determine their coefficients.
+
     Raises
     ------
     DesignError

@@ -267,6 +267,11 @@ def comparisons(
     DataFrame
         One row for each pair (index "first", "second"): "difference", "std. error" (from the joint covariance: what the
         two share of the uncertainty of γ̂ and of levels above cancels), "lower", "upper", "P(first > second)".
+
+    Raises
+    ------
+    DataError
+        For an unknown effect or group.
     """
     _check_alpha(alpha)
     found = posterior(fit, name, effect, of, None)
@@ -309,6 +314,14 @@ def comparison_intervals(
     estimate ± c · standard error, c such that the average over all pairs of the probability that the intervals of two
     equal groups do not overlap is alpha (Goldstein and Healy 1995). The standard error of a difference is that of the
     joint posterior. The square of the work grows with the number of groups: name some where there are many.
+
+    Parameters
+    ----------
+    fit, name, effect, of
+        See `ranks`.
+    groups : sequence of labels, optional
+        The groups to be compared; all when left out.
+    alpha : float
 
     Returns
     -------

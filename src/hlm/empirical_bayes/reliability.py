@@ -73,6 +73,12 @@ def reliabilities(fit: Fit, name: str, kind: str = "hlm") -> pd.DataFrame:
 def reliability(fit: Fit, kind: str = "hlm") -> pd.DataFrame:
     """Return the average reliability of each random coefficient of each factor; see `reliabilities`.
 
+    Parameters
+    ----------
+    fit : Fit
+    kind : {"hlm", "shrinkage", "prediction"}
+        See `reliabilities`.
+
     Returns
     -------
     DataFrame

@@ -44,6 +44,12 @@ def group_table(fit: Fit, name: str) -> pd.DataFrame:
     * "pv.q", "pv.q.q'" [PV…]: posterior variances and covariances Cov(u - û), γ̂ being estimated.
     * the columns of X that are constant within groups, by name.
 
+    Parameters
+    ----------
+    fit : Fit
+    name : str
+        Grouping factor.
+
     Returns
     -------
     (J, …) DataFrame

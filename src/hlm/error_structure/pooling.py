@@ -69,6 +69,10 @@ def poolings(fit: Fit, effects: Sequence[str] | None = None) -> Poolings:
         Random effects of the top level that are fitted freely; the intercept when left out, or all where it is not
         random. With all of them, "between" is the precision-weighted regression of the groups' own estimates.
 
+    Returns
+    -------
+    Poolings
+
     Raises
     ------
     DesignError

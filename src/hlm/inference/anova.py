@@ -10,7 +10,7 @@ import pandas as pd
 
 from hlm.covariance import Matrix
 from hlm.errors import DataError
-from hlm.inference.fixed import Joint
+from hlm.inference.distributions import Joint
 from hlm.inference.hypotheses import estimable_part, ties
 from hlm.inference.terms import balanced, contains, encoder_of, fixed_terms
 from hlm.specification.columns import EncodedTerm
@@ -78,6 +78,12 @@ def anova(view: Inference, kind: str | int = "III") -> Anova:
     ----------
     view : Inference
     kind : {"I", "II", "III"} or {1, 2, 3}
+        Terms one after the other; each beside those that do not contain it; or means over equal weights. The answer
+        says in words what was tested.
+
+    Returns
+    -------
+    Anova
 
     Raises
     ------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import chdtrc, fdtrc, ndtr, ndtri, stdtr, stdtrit
@@ -46,3 +48,28 @@ def checked_alpha(alpha: float) -> float:
     if not 0 < alpha < 1:
         raise DataError(f"alpha must be between 0 and 1, got {alpha}")
     return float(alpha)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """F test of several linear hypotheses.
+
+    Attributes
+    ----------
+    statistic : float
+        F.
+    df_num, df_den : float
+        Independent hypotheses; denominator degrees of freedom, infinite for a chi-square test of df_num · F.
+    scale : float
+        What F was multiplied with to be distributed as F.
+    """
+
+    statistic: float
+    df_num: float
+    df_den: float
+    scale: float = 1.0
+
+    @property
+    def pvalue(self) -> float:
+        """Upper tail."""
+        return f_pvalue(self.statistic, self.df_num, self.df_den)

@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy.typing as npt
 import pandas as pd
 
+from hlm.documentation import documented_by
+from hlm.inference.anova import Anova, anova
 from hlm.inference.distributions import checked_alpha
 from hlm.inference.fixed import Inference
+from hlm.inference.hypotheses import LinearTest, linear_test
 from hlm.inference.information import VarianceInformation, information
+from hlm.inference.johnson_neyman import JohnsonNeyman, johnson_neyman
+from hlm.inference.means import Means, marginal_means, slopes
 from hlm.inference.methods import inference
 from hlm.profiles.profile import fixed_intervals, profile_table
 from hlm.profiles.table import variance_table
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
-    from hlm.inference.anova import Anova
-    from hlm.inference.hypotheses import LinearTest
-    from hlm.inference.johnson_neyman import JohnsonNeyman
-    from hlm.inference.means import Means
+
+_METHOD = "method : str\n    How the fixed effects are judged, see `inference`."
+_OPTIONS = "\n**options\n    Of the method."
 
 
 class InferenceMethods:
@@ -57,6 +61,8 @@ class InferenceMethods:
         ----------
         kind : str
             "z": model-based, σ̂² (X'V⁻¹X)⁻¹; "kenward-roger"; "CR0" … "CR3": see `inference`.
+        **options
+            Of the method.
         """
         return self.inference(kind, **options).cov_params()
 
@@ -84,6 +90,8 @@ class InferenceMethods:
         method : str
             "wald": normal quantiles and model-based standard errors; "profile": profile likelihood, of fits by ML; or a
             method of `inference`. For intervals of the variances see `variance_table`.
+        **options
+            Of the method.
 
         Raises
         ------
@@ -94,6 +102,7 @@ class InferenceMethods:
             return fixed_intervals(cast("Fit", self), checked_alpha(alpha))
         return self.inference("z" if method == "wald" else method, **options).conf_int(alpha)
 
+    @documented_by(linear_test, more=_METHOD + _OPTIONS)
     def test(
         self,
         hypothesis: Any,
@@ -101,38 +110,41 @@ class InferenceMethods:
         method: str = "satterthwaite",
         **options: Any,
     ) -> LinearTest:
-        """Test linear hypotheses, ``"cses:meanses = 0, sector = 2"``; see `hlm.inference.hypotheses.linear_test`."""
+        """Test linear hypotheses, ``"cses:meanses = 0, sector = 2"``."""
         return self.inference(method, **options).test(hypothesis, values)
 
+    @documented_by(anova, more=_METHOD + _OPTIONS)
     def anova(self, kind: str | int = "III", method: str = "satterthwaite", **options: Any) -> Anova:
-        """Test each term of the fixed part, type I, II or III; see `hlm.inference.anova.anova`."""
+        """Test each term of the fixed part, type I, II or III."""
         return self.inference(method, **options).anova(kind)
 
+    @documented_by(marginal_means, more=_METHOD)
     def marginal_means(self, variables: str | Sequence[str], method: str = "satterthwaite", **options: Any) -> Means:
-        """Return mean responses by some variables; see `hlm.inference.means.marginal_means`."""
+        """Return mean responses by some variables."""
         return self.inference(method).marginal_means(variables, **options)
 
+    @documented_by(slopes, more=_METHOD)
     def slopes(
         self, variable: str, by: str | Sequence[str] = (), method: str = "satterthwaite", **options: Any
     ) -> Means:
-        """Return slopes in a variable by others, simple slopes; see `hlm.inference.means.slopes`."""
+        """Return slopes in a variable by others, simple slopes."""
         return self.inference(method).slopes(variable, by, **options)
 
+    @documented_by(johnson_neyman, more=_METHOD)
     def johnson_neyman(
         self, variable: str, moderator: str, method: str = "satterthwaite", **options: Any
     ) -> JohnsonNeyman:
-        """Find where along a moderator a slope differs from zero; see `hlm.inference.johnson_neyman`."""
+        """Find where along a moderator a slope differs from zero."""
         return self.inference(method).johnson_neyman(variable, moderator, **options)
 
+    @documented_by(information)
     def information(self, kind: str = "observed", boundary: str = "free") -> VarianceInformation:
-        """Return the information of the entries of T and σ²; see `hlm.inference.information.information`."""
+        """Return the information of the entries of T and σ²."""
         return information(cast("Fit", self), kind, boundary)
 
+    @documented_by(variance_table)
     def variance_table(self, alpha: float = 0.05, method: str = "wald", scale: str = "sd") -> pd.DataFrame:
-        """Return standard deviations (or variances), correlations and σ with standard errors and intervals.
-
-        `method` is "wald" (log and atanh scales) or "profile"; see `hlm.profiles.table.variance_table`.
-        """
+        """Return standard deviations (or variances), correlations and σ with standard errors and intervals."""
         return variance_table(cast("Fit", self), alpha, method, scale)
 
     def profile(self, name: str, points: int = 15, alpha: float = 0.05) -> pd.DataFrame:

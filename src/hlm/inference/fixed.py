@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,42 +12,18 @@ import numpy.typing as npt
 import pandas as pd
 
 from hlm.covariance import Matrix
-from hlm.inference.distributions import Array, checked_alpha, f_pvalue, t_pvalue, t_quantile
+from hlm.documentation import documented_by
+from hlm.inference.anova import Anova, anova
+from hlm.inference.distributions import Array, Joint, checked_alpha, t_pvalue, t_quantile
+from hlm.inference.hypotheses import LinearTest, linear_test
+from hlm.inference.johnson_neyman import JohnsonNeyman, johnson_neyman
+from hlm.inference.means import Means, marginal_means, slopes
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
-    from hlm.inference.anova import Anova
-    from hlm.inference.hypotheses import LinearTest
-    from hlm.inference.johnson_neyman import JohnsonNeyman
-    from hlm.inference.means import Means
 
 # Eigenvalues of the covariance of a hypothesis below this, relative to the largest, are dependent rows.
 DEPENDENT = 1e-10
-
-
-@dataclass(frozen=True)
-class Joint:
-    """F test of several linear hypotheses.
-
-    Attributes
-    ----------
-    statistic : float
-        F.
-    df_num, df_den : float
-        Independent hypotheses; denominator degrees of freedom, infinite for a chi-square test of df_num · F.
-    scale : float
-        What F was multiplied with to be distributed as F.
-    """
-
-    statistic: float
-    df_num: float
-    df_den: float
-    scale: float = 1.0
-
-    @property
-    def pvalue(self) -> float:
-        """Upper tail."""
-        return f_pvalue(self.statistic, self.df_num, self.df_den)
 
 
 class Inference(ABC):
@@ -156,34 +131,29 @@ class Inference(ABC):
         table = pd.DataFrame({"estimate": self.params, "se": self.bse, "t": self.tvalues, "df": self.df})
         return table.assign(p=self.pvalues).join(self.conf_int(alpha))
 
+    @documented_by(linear_test)
     def test(self, hypothesis: Any, values: npt.ArrayLike | None = None) -> LinearTest:
-        """Test linear hypotheses; see `hlm.inference.hypotheses.linear_test`."""
-        from hlm.inference.hypotheses import linear_test
-
+        """Test linear hypotheses."""
         return linear_test(self, hypothesis, values)
 
+    @documented_by(anova)
     def anova(self, kind: str | int = "III") -> Anova:
-        """Test each term; see `hlm.inference.anova.anova`."""
-        from hlm.inference.anova import anova
-
+        """Test each term."""
         return anova(self, kind)
 
+    @documented_by(marginal_means)
     def marginal_means(self, variables: str | Sequence[str], **options: Any) -> Means:
-        """Return marginal means; see `hlm.inference.means.marginal_means`."""
-        from hlm.inference.means import marginal_means
-
+        """Return marginal means."""
         return marginal_means(self, variables, **options)
 
+    @documented_by(slopes)
     def slopes(self, variable: str, by: str | Sequence[str] = (), **options: Any) -> Means:
-        """Return (simple) slopes; see `hlm.inference.means.slopes`."""
-        from hlm.inference.means import slopes
-
+        """Return (simple) slopes."""
         return slopes(self, variable, by, **options)
 
+    @documented_by(johnson_neyman)
     def johnson_neyman(self, variable: str, moderator: str, **options: Any) -> JohnsonNeyman:
-        """Find where a slope differs from zero; see `hlm.inference.johnson_neyman.johnson_neyman`."""
-        from hlm.inference.johnson_neyman import johnson_neyman
-
+        """Find where a slope differs from zero."""
         return johnson_neyman(self, variable, moderator, **options)
 
     def summary(self) -> str:

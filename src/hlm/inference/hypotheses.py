@@ -74,6 +74,10 @@ def linear_test(view: Inference, hypothesis: Any, values: npt.ArrayLike | None =
     values : (r,) array, optional
         Right-hand sides of a matrix; zero when left out.
 
+    Returns
+    -------
+    LinearTest
+
     Raises
     ------
     FormulaError

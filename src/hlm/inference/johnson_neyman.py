@@ -81,6 +81,10 @@ def johnson_neyman(
     at, weights, alpha
         See `hlm.inference.means.marginal_means`.
 
+    Returns
+    -------
+    JohnsonNeyman
+
     Raises
     ------
     DataError

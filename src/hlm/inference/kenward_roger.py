@@ -9,8 +9,8 @@ import numpy as np
 
 from hlm.covariance import Matrix
 from hlm.errors import DataError, NumericalError
-from hlm.inference.distributions import Array
-from hlm.inference.fixed import DEPENDENT, Inference, Joint
+from hlm.inference.distributions import Array, Joint
+from hlm.inference.fixed import DEPENDENT, Inference
 from hlm.inference.information import Curvature, curvature
 from hlm.inference.satterthwaite import satterthwaite_degrees, slopes
 from hlm.inference.unit_forms import unit_forms

@@ -195,6 +195,16 @@ def slopes(
     at, weights, alpha
         See `marginal_means`.
 
+    Returns
+    -------
+    Means
+        Of slopes.
+
+    Raises
+    ------
+    DataError
+        As `marginal_means`, and for the slope in a category.
+
     Notes
     -----
     Slopes are central differences of the columns of X, exact for polynomials up to the fourth degree.

@@ -33,8 +33,8 @@ from scipy import sparse
 from hlm.covariance import Matrix
 from hlm.errors import DataError, DesignError
 from hlm.inference.clusters import contributions, crosses
-from hlm.inference.distributions import Array
-from hlm.inference.fixed import DEPENDENT, Inference, Joint
+from hlm.inference.distributions import Array, Joint
+from hlm.inference.fixed import DEPENDENT, Inference
 
 if TYPE_CHECKING:
     from hlm.fit import Fit

@@ -127,9 +127,21 @@ class Equation:
         return tuple(part for part in self.parts if isinstance(part, Disturbance))
 
     def fail(self, message: str, symbol: str = "", kind: type[HLMError] = FormulaError, **place: Any) -> NoReturn:
-        """Raise an error that names the line and shows `symbol` in it with a caret; `place` as in `HLMError`.
+        """Raise an error that names the line and shows a symbol in it with a caret.
 
-        Of a symbol that stands there several times the last one is meant: what repeats is at fault.
+        Parameters
+        ----------
+        message : str
+        symbol : str
+            If it stands there several times the last one is meant: what repeats is at fault.
+        kind : type of HLMError
+        **place
+            As in `HLMError`.
+
+        Raises
+        ------
+        HLMError
+            Always, of that kind.
         """
         found = [m.start() for m in re.finditer(rf"(?<![\w.]){re.escape(symbol)}(?!\w)", self.text)] if symbol else []
         at = found[-1] if found else 0
