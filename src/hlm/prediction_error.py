@@ -131,7 +131,14 @@ def _solve(
 ) -> tuple[Matrix, Matrix]:
     """z'Ωz and q of a few rows, from one factorisation with their z in the place of y."""
     count, p = len(levels[0]), problem.rank
-    columns, prior = [], 1.0
+    L = problem.template.factors_of(theta)
+    scales = [factor.level_scale[code] for factor, code in zip(problem.design.factors, levels, strict=True)]
+    prior = np.sum([a * ((z @ root) ** 2).sum(axis=1) for a, z, root in zip(scales, Z, L, strict=True)], axis=0)
+    # the same whatever the unit of y: z'Ωz ≤ len(Z) for each row, and what is left of the z's below is positive
+    size = np.sqrt(prior)
+    Z = [np.divide(z, size[:, None], out=np.zeros_like(z), where=size[:, None] > 0) for z in Z]
+    bound = float(len(Z) * count)
+    columns = []
     for position, (k, side) in enumerate(zip(problem.template.order, known, strict=True)):
         right = np.zeros((*side.shape[:2], count))
         at = np.empty(side.shape[0], dtype=np.intp)
@@ -143,16 +150,13 @@ def _solve(
         else:
             right[:, :, rows] = relation.loadings[levels[k][rows]].T[:, None, :] * Z[k][rows].T
         columns.append(np.concatenate([side, right], axis=2))
-    L = problem.template.factors_of(theta)
-    for k, z in enumerate(Z):  # a bound on z'Ωz, so that what is left of the z's is positive
-        prior += float(problem.design.factors[k].level_scale[levels[k]] @ ((z @ L[k]) ** 2).sum(axis=1))
     total = np.zeros((p + count, p + count))
     total[:p, :p] = problem.coordinates.total[:p, :p]
-    total[np.arange(p, p + count), np.arange(p, p + count)] = len(Z) * prior
+    total[np.arange(p, p + count), np.arange(p, p + count)] = bound
     criterion = with_sides(problem, columns, total).criterion_with(1.0, False)
     criterion.value(theta)
     left = criterion.schur
-    return len(Z) * prior - np.diag(left)[p:], -left[p:, :p]
+    return prior * (bound - np.diag(left)[p:]), -left[p:, :p] * size[:, None]
 
 
 def _from_theta(fit: Fit, X: Matrix, levels: list[Levels], Z: list[Matrix]) -> Matrix:

@@ -109,7 +109,9 @@ def influence(fit: Fit, group: str | None = None, refit: str = "none") -> Influe
     if not isinstance(criterion, Criterion) or (asked is not None and asked.beta):
         raise DesignError("influence is not offered with covariance structures, known values or constraints")
     independent_errors(fit, "deletion of groups")
-    if not factors or (group is None and len(factors) > 1):
+    if not factors:
+        raise DesignError("a model without groups has no groups to delete")
+    if group is None and len(factors) > 1:
         raise DesignError(f"choose a grouping factor: group= one of {[factor.name for factor in factors]}")
     factor = factors[0] if group is None else problem.design.factor(group)
     parts = _delete(fit, criterion) if len(factors) == 1 else _delete_rows(fit, factor)

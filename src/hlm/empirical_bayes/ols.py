@@ -73,12 +73,15 @@ class GroupOLS:
         Raises
         ------
         DataError
-            For unknown weights, or when the groups left are too few for the regressors.
+            For unknown weights, for a model without fixed effects, or when the groups left are too few for the
+            regressors.
         """
         if weights not in WEIGHTS:
             raise DataError(f"weights must be one of {', '.join(map(repr, WEIGHTS))}, got {weights!r}")
         use = (self.flag == "").to_numpy()
         Z, b = self._equation.Z[use], self.estimates.to_numpy()[use]
+        if Z.shape[2] == 0:
+            raise DataError("the model has no fixed effects: there is nothing to regress the coefficients on")
         if not np.linalg.matrix_rank(Z.reshape(-1, Z.shape[2])) == Z.shape[2]:
             raise DataError(f"{use.sum()} groups with estimates of their own are too few for {Z.shape[2]} coefficients")
         if weights == "none":

@@ -78,7 +78,7 @@ def poolings(fit: Fit, effects: Sequence[str] | None = None) -> Poolings:
     DesignError
         If there are no random effects, factors are crossed, or fixed effects are constrained.
     DataError
-        For an unknown effect.
+        For an unknown effect, or if there are no fixed effects.
     """
     independent_errors(fit, "the table of poolings")
     design, problem = fit.model.design, fit._problem

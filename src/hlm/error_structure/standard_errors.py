@@ -42,12 +42,14 @@ def standard_errors(fit: Fit, cluster: str | None = None) -> pd.DataFrame:
     Raises
     ------
     DesignError
-        For an unknown factor, or a model without random effects.
+        For an unknown factor, or a model without random or without fixed effects.
     """
     independent_errors(fit, "the table of standard errors")
     design, problem = fit.model.design, fit._problem
     if not design.factors:
         raise DesignError("the model has no random effects: its standard errors are those of OLS")
+    if problem.rank == 0:
+        raise DesignError("the model has no fixed effects: there are no standard errors to compare")
     factor = min(design.factors, key=lambda f: f.size) if cluster is None else design.factor(cluster)
     coordinates = problem.coordinates
     # the engine's X is orthonormal and its y the residual of OLS, of sum of squares n

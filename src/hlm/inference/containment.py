@@ -31,8 +31,9 @@ class _Counted(Wald):
 
     def degrees(self, L: Matrix) -> Array:
         """Degrees of freedom of combinations: the smallest one of the coefficients that take part."""
-        rows = L @ np.linalg.pinv(self.map)  # combinations of the user's coefficients
-        scale = np.abs(rows) * np.sqrt(np.diag(self.map @ self.engine_covariance @ self.map.T))
+        errors = np.sqrt(self.variances(self.map))
+        # combinations of the user's coefficients, each in units of its standard error
+        scale = np.abs(L @ np.linalg.pinv(self.map / np.where(errors > 0, errors, np.inf)[:, None]))
         used = scale > 1e-9 * scale.max(axis=1, initial=0.0)[:, None]
         return np.array([self.counts[own].min(initial=np.inf) for own in used])
 

@@ -93,6 +93,8 @@ def _group(fit: Fit, group: str | None) -> Factor:
     design = fit.model.design
     if group is not None:
         return design.factor(group)
+    if not design.factors:
+        raise DesignError("a model without groups has no levels among which the variance is divided")
     if len(design.factors) != 1:
         raise DesignError(f"choose a grouping factor: group= one of {[factor.name for factor in design.factors]}")
     return design.factors[0]

@@ -241,8 +241,10 @@ class Encoder:
         }
         other = Encoder(self._terms, self._products, turned, self._state, self.counts)
         width = int(self._terms.intercept) + sum(len(columns) for _, columns in self.product_columns())
+        if width == 0:
+            return np.zeros((0, 0))
         rng = np.random.default_rng(0)
-        n = MADE_UP * max(width, 1)
+        n = MADE_UP * width
         values = {expression: factor.made_up(n, rng) for expression, factor in self._factors.items()}
         own, coded = (np.column_stack(encoder._assemble(values, n).values) for encoder in (self, other))
         out = np.asarray(np.linalg.lstsq(coded, own, rcond=None)[0], dtype=np.float64)

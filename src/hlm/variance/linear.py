@@ -220,7 +220,7 @@ class EquationReader:
         word = _WORD.match(self._text, self._at)
         if word is None:
             self._fail("a number or a parameter is missing")
-        self._fail(f"no parameter '{word.group()}'; there are {', '.join(self._shown)}")
+        self._fail(f"no parameter '{word.group()}'; there are {', '.join(self._shown) or 'none'}")
 
     def _must_be_moderate(self, number: str) -> None:
         zero = not number.lower().split("e")[0].strip("0.")
