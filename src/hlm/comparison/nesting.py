@@ -21,7 +21,7 @@ Matrix = npt.NDArray[np.float64]
 
 # Of a column's length, what may be left beside the columns of the other model when it is a combination of them.
 CONTAINED = 1e-8
-# What a larger model's criterion may be above that of the smaller one: rounding, in units of the criterion.
+# Criteria of two fits that differ by no more are the same: rounding, in units of the criterion.
 ROUNDING = 1e-6
 
 
@@ -108,7 +108,7 @@ def nest(one: Fit, other: Fit) -> Nesting:
 
 
 def statistic(small: Fit, large: Fit) -> float:
-    """Return the difference of the criteria, smaller model less larger one.
+    """Return the difference of the criteria, smaller model less larger one; 0 where it is nothing but rounding.
 
     The restricted likelihood depends on the units of X (log|X'V⁻¹X|); those are made the same.
 
@@ -126,11 +126,11 @@ def statistic(small: Fit, large: Fit) -> float:
             f"the larger model fits worse (its criterion is higher by {-difference:.3g}): one of the fits stands at "
             "another optimum than the lowest"
         )
-    return max(difference, 0.0)
+    return difference if difference > ROUNDING else 0.0
 
 
 def _check_rows(one: Design, other: Design) -> None:
-    if one.rows != other.rows or one.nobs != other.nobs:
+    if one.rows != other.rows:
         dropped = [
             ", ".join(f"{column} ({count})" for column, count in design.dropped.items() if count) or "none"
             for design in (one, other)
