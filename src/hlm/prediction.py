@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from hlm import prediction_error as error
 from hlm.design import Column, Design, Factor
 from hlm.effects import contributions
-from hlm.errors import DataError, DataTypeError, DesignError, show
+from hlm.errors import DataError, DataTypeError, DesignError, RankDeficientWarning, show
+from hlm.inference.hypotheses import estimable_rows
 from hlm.profiles.profile import quantile
 from hlm.structure import Codes
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 POLICIES = ("error", "population", "nan")
 INTERVALS = ("confidence", "prediction")
+# How nearly columns of new rows must go with each other as those of the fit do, where these are aliased; relative.
+TIED = 1e-6
 
 
 def predict(fit: Fit, new: Any, effects: str | Sequence[str], new_levels: str) -> pd.Series:
@@ -33,6 +38,8 @@ def predict(fit: Fit, new: Any, effects: str | Sequence[str], new_levels: str) -
         return design.full_length(values if design.offset is None else values + design.offset).rename("predicted")
     columns, offsets, index = fit.model.new_rows(new)
     values = fixed_part(fit, columns, len(index))
+    if fit.aliased:
+        values[_without_estimate(fit, columns)] = np.nan
     for offset in offsets:
         values += offset
     for factor in chosen:
@@ -125,6 +132,21 @@ def _known_levels(fit: Fit, new: Any, factor: Factor, new_levels: str) -> tuple[
             row=row,
         )
     return levels, random
+
+
+def _without_estimate(fit: Fit, columns: Sequence[Column]) -> npt.NDArray[np.bool_]:
+    """Rows whose Xγ depends on what aliased columns would have for coefficients; warns of them."""
+    X = np.column_stack(columns)
+    found = np.isfinite(X).all(axis=1) & ~estimable_rows(fit, X, TIED)
+    if found.any():
+        row, others = int(np.argmax(found)), int(found.sum()) - 1
+        warnings.warn(
+            f"row {row}{f' and {others} more' if others else ''} cannot be predicted, the value is NaN: in the data of "
+            f"the fit {', '.join(map(repr, fit.aliased))} went with other columns, here not",
+            RankDeficientWarning,
+            stacklevel=4,
+        )
+    return found
 
 
 def fixed_part(fit: Fit, columns: Sequence[Column], n: int) -> Column:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -90,3 +92,25 @@ def test_slopes_of_products_keep_their_parts_in_any_unit() -> None:
     fit = fitted("y ~ x * w + (1 | g)", rows)
     at = fit.slopes("x", at={"w": 2e13}).table["estimate"][0]
     assert at == pytest.approx(fit.params["x"] + 2e13 * fit.params["x:w"], rel=1e-8)
+
+
+def test_rows_of_an_empty_cell_are_not_predicted() -> None:
+    fit = fitted("y ~ a * b + x + (1 | g)")
+    new = data().head(3).assign(a=["k", "l", "l"], b=["t", "t", "s"])
+    for interval in (None, "prediction"):
+        with pytest.warns(hlm.RankDeficientWarning, match="row 1 cannot be predicted"):
+            found = fit.predict(new, interval=interval)
+        values = found if interval is None else found["upper"]
+        assert values.isna().tolist() == [False, True, False]
+    seen = data().assign(x=[np.nan, *data()["x"][1:]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_allclose(fit.predict(seen)[1:], fit.predict()[1:], rtol=1e-12)
+
+
+def test_aliased_splines_are_predicted_beyond_the_data() -> None:
+    rows = data()
+    fit = fitted("y ~ x + bs(x, df=5) + (1 | g)", rows)
+    plain = fitted("y ~ bs(x, df=5) + (1 | g)", rows)
+    new = rows.head(4).assign(x=[-5.0, 0.0, 4.0, 30.0])
+    np.testing.assert_allclose(fit.predict(new), plain.predict(new), rtol=1e-7)

@@ -139,10 +139,10 @@ def estimable(fit: Fit, L: Matrix, labels: Sequence[str]) -> Matrix:
     return L[:, fit._problem.coordinates.kept]
 
 
-def estimable_rows(fit: Fit, L: Matrix) -> npt.NDArray[np.bool_]:
-    """Tell which rows of L (r, p) have an estimate in spite of aliased columns."""
+def estimable_rows(fit: Fit, L: Matrix, tolerance: float = ESTIMABLE) -> npt.NDArray[np.bool_]:
+    """Tell which rows of L (r, p) have an estimate in spite of aliased columns, up to a relative `tolerance`."""
     short, size = _shortfall(fit, L)
-    return np.asarray((short <= ESTIMABLE * size + NOISE).all(axis=1))
+    return np.asarray((short <= tolerance * size + NOISE).all(axis=1))
 
 
 def estimable_part(fit: Fit, L: Matrix) -> Matrix:
