@@ -17,12 +17,16 @@ class Criterion:
     reml: bool
     freedom: float
     constant: float
+    rounding: float
     residual: float
     logdet: float
     logdet_x: float
     evaluations: int
     last: float
     theta: _Array
+    post: _Array
+    outer: _Array
+    factor_x: _Array
     def __init__(
         self,
         forest: Forest,

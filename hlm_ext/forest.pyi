@@ -5,6 +5,7 @@ _Array = npt.NDArray[np.float64]
 
 class Forest:
     depth: int
+    chain: int
     p: int
     m: int
     packed: int

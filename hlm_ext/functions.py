@@ -95,6 +95,13 @@ def profile(
     Profile
         criterion (-2 log-likelihood), beta (p,), sigma2, logdet = log|Λ'Z'ZΛ + I|, schur (p + 1, p + 1) =
         [X y]'V⁻¹[X y] in units of σ².
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit each other.
+    KernelError
+        Naming factor, level and column of numbers that cannot be factored.
     """
     c = _prepare(blocks, children, total, lambdas, n, reml)
     return Profile(c.last, c.beta, c.sigma2, c.logdet, c.schur)
@@ -110,6 +117,13 @@ def moments(
     beta_known: bool = False,
 ) -> Moments:
     """E-step: posterior means and covariances of the random effects, and their sums.
+
+    Parameters
+    ----------
+    blocks, children, total, lambdas, n, reml
+        See `profile`; so are the errors.
+    beta_known : bool
+        Take β̂ for β.
 
     Returns
     -------
@@ -133,6 +147,11 @@ def gradient(
     reml: bool = True,
 ) -> tuple[list[Array], list[Array]]:
     """Gradient of the criterion.
+
+    Parameters
+    ----------
+    blocks, children, total, lambdas, n, reml
+        See `profile`; so are the errors.
 
     Returns
     -------
@@ -159,6 +178,8 @@ def information(
 
     Parameters
     ----------
+    blocks, children, total, lambdas, n, reml
+        See `profile`; so are the errors.
     kind : {"observed", "average", "expected"}
         Exact; average information; expected (Fisher).
 
@@ -182,6 +203,13 @@ def em(
     steps: int = 1,
 ) -> tuple[list[Array], Array]:
     """Take ECME steps (Liu and Rubin 1994): D_k ← mean posterior second moment of u, σ² at its best.
+
+    Parameters
+    ----------
+    blocks, children, total, lambdas, n, reml
+        See `profile`; so are the errors.
+    steps : int
+        How many.
 
     Returns
     -------

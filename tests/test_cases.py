@@ -10,12 +10,6 @@ import hlm
 from hlm import cases
 from hlm.errors import DataError, DesignError, FormulaError
 
-
-@pytest.fixture(scope="module")
-def hsb() -> pd.DataFrame:
-    return hlm.datasets.load("hsb")
-
-
 X, W = ["cses", "minority"], ["meanses", "sector"]
 NAMED = {
     "one_way_anova": ((), "mathach ~ 1 + (1 | school)"),

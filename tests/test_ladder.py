@@ -19,11 +19,6 @@ STEPS = {
 
 
 @pytest.fixture(scope="module")
-def hsb() -> pd.DataFrame:
-    return hlm.datasets.load("hsb")
-
-
-@pytest.fixture(scope="module")
 def ladder(hsb: pd.DataFrame) -> hlm.ladder.Ladder:
     return hlm.Model(FULL, hsb).ladder()
 

@@ -22,11 +22,6 @@ u1[school]*cses + e"""
 
 
 @pytest.fixture(scope="module")
-def hsb() -> pd.DataFrame:
-    return hlm.datasets.load("hsb")
-
-
-@pytest.fixture(scope="module")
 def three() -> pd.DataFrame:
     """Pupils in schools in districts, and examiners across all of them."""
     rng = np.random.default_rng(8)

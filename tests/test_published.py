@@ -19,11 +19,6 @@ def agrees(value: float, printed: str) -> bool:
     return abs(value - float(printed)) <= 0.5001 * 10.0 ** (exponent - digits)
 
 
-@pytest.fixture(scope="module")
-def hsb() -> pd.DataFrame:
-    return hlm.datasets.load("hsb")
-
-
 def gain_over(fit: hlm.Fit, tau: float, sigma2: float) -> float:
     """How much higher the criterion is at a printed (tau00, sigma²) of a random-intercept model than at ours."""
     problem = fit._problem

@@ -15,11 +15,6 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module")
-def hsb() -> pd.DataFrame:
-    return hlm.datasets.load("hsb")
-
-
 def by_hand(data: pd.DataFrame, columns: list[str]) -> tuple[np.ndarray, list[np.ndarray]]:
     """Coefficients of each school, and (L'L)⁻¹."""
     estimates, inverses = [], []

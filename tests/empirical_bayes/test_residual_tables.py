@@ -10,11 +10,6 @@ import hlm
 from hlm.empirical_bayes.residual_tables import expected_chi2
 
 
-@pytest.fixture(scope="module")
-def hsb() -> pd.DataFrame:
-    return hlm.datasets.load("hsb")
-
-
 def test_table_of_groups(hsb: pd.DataFrame) -> None:
     fit = hlm.Model("mathach ~ cses * meanses + (cses | school)", hsb).fit()
     table = fit.residual_table("school")

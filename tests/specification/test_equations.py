@@ -19,11 +19,6 @@ FORMULA = "mathach ~ cses * (meanses + sector) + (cses | school)"
 
 
 @pytest.fixture(scope="module")
-def hsb() -> pd.DataFrame:
-    return hlm.datasets.load("hsb")
-
-
-@pytest.fixture(scope="module")
 def three() -> pd.DataFrame:
     """600 pupils in 40 schools in 10 districts, with numbers of schools that start anew in each district."""
     rng = np.random.default_rng(3)
