@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import hlm
+from hlm_ext import functions
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -60,3 +61,8 @@ def test_every_block_runs() -> None:
         if "datasets" not in block and "fit." not in block:
             scope["data"] = frame(rng)
         exec(compile(block, "README.md", "exec"), scope)
+    # the kernels' example is the model of lme4's: its criterion at the estimate is that of the fit
+    fit = hlm.Model("Reaction ~ Days + (Days | Subject)", scope["sleep"]).fit()
+    a, b, c = fit.theta
+    found = functions.profile(*scope["statistics"], [np.array([[a, 0.0], [b, c]])], n=180)
+    assert found.criterion == pytest.approx(fit.criterion, rel=1e-12)
