@@ -14,15 +14,16 @@ name                                      equations
 `nonrandomly_varying_slopes`              y = b0 + b1*x; b0 = g00 + g01*w + u0[j]; b1 = g10 + g11*w
 ========================================  ==========================================================================
 
-In all of them `data` is the table of level 1, or of everything; `units` the table of the groups, if that is another
-one; `level1` and `level2` are regressors, one or several: columns or transforms. Further arguments are those of
-`Model.from_equations`. Names follow Raudenbush and Bryk (2002), chapter 2.
+In all of them `data` is the table of level 1, or of everything; `level1` and `level2` are regressors, one or several:
+columns or transforms. `units`, in all but `pooled_ols` and `ancova`, is the table of the groups, if that is another
+one. Further arguments are those of `Model.from_equations`. Names follow Raudenbush and Bryk (2002), chapter 2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from hlm.model import Model
 from hlm.specification.equations import Disturbance, Effect, Equation
@@ -41,174 +42,91 @@ __all__ = [
 ]
 
 Names = str | Sequence[str]
+Case = TypeVar("Case", bound=Callable[..., Model])
 
 
+_ENTRIES = {
+    "data": "data : DataFrame or mapping\n    Table of level 1, or of everything.",
+    "response": "response : str\n    Column of the response.",
+    "group": "group : str\n    Column of the groups.",
+    "level1": "level1 : str or sequence of str\n    Regressors of level 1: columns or transforms.",
+    "level2": "level2 : str or sequence of str\n    Regressors of the groups.",
+    "error": (
+        "error : bool\n    Whether the intercept has the random error u0 (analysis of covariance with random\n"
+        "    effects), or varies with its regressors only."
+    ),
+    "options": "**options\n    See `hlm.cases` and `Model.from_equations`.",
+}
+
+
+def _described(case: Case) -> Case:
+    """Describe the parameters of a case, which mean the same in all of them."""
+    if case.__doc__:  # python -OO keeps none
+        entries = "\n".join(_ENTRIES[name] for name in inspect.signature(case).parameters)
+        case.__doc__ += f"\n\nParameters\n----------\n{entries}\n\nReturns\n-------\nModel"
+    return case
+
+
+@_described
 def pooled_ols(data: Any, response: str, level1: Names = (), **options: Any) -> Model:
-    """Return the regression that forgets the groups: y = b0 + b1*x + e.
-
-    Parameters
-    ----------
-    data : DataFrame or mapping
-    response : str
-    level1 : str or sequence of str
-        Regressors of any level.
-    **options
-        See `Model.from_equations`.
-    """
+    """Return the regression that forgets the groups: y = b0 + b1*x + e; regressors may be of any level."""
     slopes = [Effect(f"b{k}", (text,)) for k, text in enumerate(_several(level1), 1)]
     return Model.from_equations([Equation(response, (Effect("b0"), *slopes))], data, **options)
 
 
+@_described
 def one_way_anova(data: Any, response: str, group: str, **options: Any) -> Model:
-    """Return the one-way analysis of variance with random effects: y = b0 + e; b0 = g00 + u0[j].
-
-    Parameters
-    ----------
-    data : DataFrame or mapping
-        Table of level 1, or of everything.
-    response, group : str
-        Columns of the response and of the groups.
-    **options
-        `units`, the table of the groups, if that is another one; and see `Model.from_equations`.
-    """
+    """Return the one-way analysis of variance with random effects: y = b0 + e; b0 = g00 + u0[j]."""
     return _two_levels(data, response, group, (), (), (), (True, False), **options)
 
 
+@_described
 def means_as_outcomes(data: Any, response: str, group: str, level2: Names, **options: Any) -> Model:
-    """Return the regression of group means on regressors of level 2: b0 = g00 + g01*w + u0[j].
-
-    Parameters
-    ----------
-    data : DataFrame or mapping
-        Table of level 1, or of everything.
-    response, group : str
-        Columns of the response and of the groups.
-    level2 : str or sequence of str
-        Regressors of the groups.
-    **options
-        `units`, the table of the groups, if that is another one; and see `Model.from_equations`.
-    """
+    """Return the regression of group means on regressors of level 2: b0 = g00 + g01*w + u0[j]."""
     return _two_levels(data, response, group, (), level2, (), (True, False), **options)
 
 
+@_described
 def varying_intercept(
     data: Any, response: str, group: str, level1: Names, level2: Names = (), *, error: bool = True, **options: Any
 ) -> Model:
-    """Return the model whose intercept varies over the groups and whose slopes do not.
-
-    Parameters
-    ----------
-    data : DataFrame or mapping
-        Table of level 1, or of everything.
-    response, group : str
-        Columns of the response and of the groups.
-    level1 : str or sequence of str
-        Regressors of level 1: columns or transforms.
-    level2 : str or sequence of str
-        Regressors of the groups.
-    error : bool
-        Whether the intercept has the random error u0 (analysis of covariance with random effects), or varies with its
-        regressors only.
-    **options
-        `units`, the table of the groups, if that is another one; and see `Model.from_equations`.
-    """
+    """Return the model whose intercept varies over the groups and whose slopes do not."""
     return _two_levels(data, response, group, level1, level2, (), (error, False), **options)
 
 
+@_described
 def ancova(data: Any, response: str, group: str, level1: Names, **options: Any) -> Model:
-    """Return the analysis of covariance: a fixed intercept α_j for each group, absorbed (`Fit.group_intercepts`).
-
-    Parameters
-    ----------
-    data : DataFrame or mapping
-        Table of level 1, or of everything.
-    response, group : str
-        Columns of the response and of the groups.
-    level1 : str or sequence of str
-        Regressors of level 1: columns or transforms.
-    **options
-        See `Model.from_equations`, which takes a table of the groups under the name of `group`.
-    """
+    """Return the analysis of covariance: a fixed intercept α_j for each group, absorbed (`Fit.group_intercepts`)."""
     slopes = [Effect(f"b{k}", (text,)) for k, text in enumerate(_several(level1), 1)]
     first = Equation(response, (Effect("b0"), *slopes))
     return Model.from_equations([first, Equation("b0", (Disturbance(FIXED, (group,)),))], data, **options)
 
 
+@_described
 def random_coefficients(data: Any, response: str, group: str, level1: Names, **options: Any) -> Model:
-    """Return the model in which intercept and slopes vary at random, without regressors: b1 = g10 + u1[j].
-
-    Parameters
-    ----------
-    data : DataFrame or mapping
-        Table of level 1, or of everything.
-    response, group : str
-        Columns of the response and of the groups.
-    level1 : str or sequence of str
-        Regressors of level 1: columns or transforms.
-    **options
-        `units`, the table of the groups, if that is another one; and see `Model.from_equations`.
-    """
+    """Return the model in which intercept and slopes vary at random, without regressors: b1 = g10 + u1[j]."""
     return _two_levels(data, response, group, level1, (), (), (True, True), **options)
 
 
+@_described
 def intercepts_and_slopes_as_outcomes(
     data: Any, response: str, group: str, level1: Names, level2: Names, **options: Any
 ) -> Model:
-    """Return the full model: intercept and slopes have the regressors of level 2, and errors.
-
-    Parameters
-    ----------
-    data : DataFrame or mapping
-        Table of level 1, or of everything.
-    response, group : str
-        Columns of the response and of the groups.
-    level1 : str or sequence of str
-        Regressors of level 1: columns or transforms.
-    level2 : str or sequence of str
-        Regressors of the groups.
-    **options
-        `units`, the table of the groups, if that is another one; and see `Model.from_equations`.
-    """
+    """Return the full model: intercept and slopes have the regressors of level 2, and errors."""
     return _two_levels(data, response, group, level1, level2, level2, (True, True), **options)
 
 
+@_described
 def varying_slopes(data: Any, response: str, group: str, level1: Names, level2: Names = (), **options: Any) -> Model:
-    """Return the model whose slopes vary at random while the intercept has no error: b0 = g00 + g01*w.
-
-    Parameters
-    ----------
-    data : DataFrame or mapping
-        Table of level 1, or of everything.
-    response, group : str
-        Columns of the response and of the groups.
-    level1 : str or sequence of str
-        Regressors of level 1: columns or transforms.
-    level2 : str or sequence of str
-        Regressors of the groups.
-    **options
-        `units`, the table of the groups, if that is another one; and see `Model.from_equations`.
-    """
+    """Return the model whose slopes vary at random while the intercept has no error: b0 = g00 + g01*w."""
     return _two_levels(data, response, group, level1, level2, (), (False, True), **options)
 
 
+@_described
 def nonrandomly_varying_slopes(
     data: Any, response: str, group: str, level1: Names, level2: Names, **options: Any
 ) -> Model:
-    """Return the model whose slopes vary with the regressors of level 2, without an error: b1 = g10 + g11*w.
-
-    Parameters
-    ----------
-    data : DataFrame or mapping
-        Table of level 1, or of everything.
-    response, group : str
-        Columns of the response and of the groups.
-    level1 : str or sequence of str
-        Regressors of level 1: columns or transforms.
-    level2 : str or sequence of str
-        Regressors of the groups.
-    **options
-        `units`, the table of the groups, if that is another one; and see `Model.from_equations`.
-    """
+    """Return the model whose slopes vary with the regressors of level 2, without an error: b1 = g10 + g11*w."""
     return _two_levels(data, response, group, level1, level2, level2, (True, False), **options)
 
 
