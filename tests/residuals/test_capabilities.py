@@ -11,7 +11,7 @@ import hlm
 from hlm.residuals import AR1, ByStratum
 
 from ..reference import frame
-from .dense import Structured, structured
+from .dense import KINDS, Structured, structured
 
 
 def full_deviance(s: Structured, z: np.ndarray, reml: bool) -> float:
@@ -37,7 +37,7 @@ def second_differences(f: Callable[[np.ndarray], float], x: np.ndarray) -> np.nd
 
 
 @pytest.mark.parametrize("reml", [True, False], ids=["REML", "ML"])
-@pytest.mark.parametrize("kind", ["strata", "log-linear", "ar1", "cs"])
+@pytest.mark.parametrize("kind", ["strata", "log-linear", "ar1", "cs", "ar1*strata"])
 def test_information_has_the_uncertainty_of_the_structure(kind: str, reml: bool) -> None:
     s = structured(kind, [1], seed=14, weighted=True)
     fit = s.model().fit(reml=reml)
@@ -51,9 +51,9 @@ def test_information_has_the_uncertainty_of_the_structure(kind: str, reml: bool)
     np.testing.assert_allclose(estimated.covariance, expected[1:-1, 1:-1], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["strata", "ar1", "unstructured"])
+@pytest.mark.parametrize("kind", ["strata", "ar1", "unstructured", "cs*strata"])
 def test_slopes_of_the_covariance_of_fixed_effects(kind: str) -> None:
-    s = structured(kind, [1, 1] if kind != "unstructured" else [], seed=18)
+    s = structured(kind, [1, 1] if kind != "unstructured" else [], seed=20)
     fit = s.model().fit()
     problem, estimated = fit._problem, fit._problem.residual
     assert estimated is not None
@@ -73,7 +73,7 @@ def test_slopes_of_the_covariance_of_fixed_effects(kind: str) -> None:
         np.testing.assert_allclose(M @ found @ M.T, expected, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", ["strata", "log-linear", "ar1", "car1", "cs", "unstructured"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_simulated_responses_have_the_covariance_of_the_model(kind: str) -> None:
     s = structured(kind, [1] if kind != "unstructured" else [], seed=19)
     fit = s.model().fit()
@@ -113,7 +113,7 @@ def slopes(f: Callable[[np.ndarray], np.ndarray], z: np.ndarray) -> np.ndarray:
     return np.array([(f(z + e) - f(z - e)) / (2 * e.sum()) for e in steps])
 
 
-@pytest.mark.parametrize("kind", ["strata", "ar1", "cs"])
+@pytest.mark.parametrize("kind", ["strata", "ar1", "cs", "ar1*strata"])
 def test_degrees_of_freedom_have_the_uncertainty_of_the_structure(kind: str) -> None:
     s = structured(kind, [1], seed=14)
     fit = s.model().fit()
@@ -127,7 +127,7 @@ def test_degrees_of_freedom_have_the_uncertainty_of_the_structure(kind: str) -> 
     np.testing.assert_allclose(found, expected, rtol=2e-3)
 
 
-@pytest.mark.parametrize("kind", ["strata", "ar1", "cs"])
+@pytest.mark.parametrize("kind", ["strata", "ar1", "cs", "ar1*strata"])
 def test_predictions_have_the_uncertainty_of_the_structure(kind: str) -> None:
     s = structured(kind, [1], seed=14)
     fit = s.model().fit()
@@ -149,7 +149,7 @@ def test_predictions_have_the_uncertainty_of_the_structure(kind: str) -> None:
     np.testing.assert_allclose(open_ - known, np.einsum("zi,zx,xi->i", h, A, h), rtol=5e-3, atol=1e-8)
 
 
-@pytest.mark.parametrize("kind", ["strata", "ar1", "cs"])
+@pytest.mark.parametrize("kind", ["strata", "ar1", "cs", "ar1*strata"])
 def test_robust_covariances(kind: str) -> None:
     s = structured(kind, [1], seed=14)
     fit = s.model().fit()
@@ -165,9 +165,9 @@ def test_robust_covariances(kind: str) -> None:
     np.testing.assert_allclose(fit.cov_params("CR0"), C @ meat @ C, rtol=1e-7, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["strata", "ar1", "unstructured"])
+@pytest.mark.parametrize("kind", ["strata", "ar1", "unstructured", "cs*strata"])
 def test_scaled_residuals(kind: str) -> None:
-    s = structured(kind, [1, 1] if kind != "unstructured" else [], seed=18)
+    s = structured(kind, [1, 1] if kind != "unstructured" else [], seed=20)
     fit = s.model().fit()
     estimated = fit._problem.residual
     assert estimated is not None

@@ -13,6 +13,7 @@ import hlm
 from hlm.residuals import AR1, ByStratum, CompoundSymmetry, LogLinear, Residual, Unstructured
 
 from ..reference import DATA, frame
+from .dense import structured
 
 NLME = json.loads((DATA / "error_structures.json").read_text(encoding="utf-8"))["models"]
 
@@ -132,3 +133,10 @@ def test_missing_values_of_either_column_drop_their_rows() -> None:
     data.loc[3, "Sex"], data.loc[10, "age"] = None, np.nan
     fit = hlm.Model("distance ~ 1 + (1 | Subject)", data, residual=AR1("age", variance=ByStratum("Sex"))).fit()
     assert fit.nobs == len(data) - 2
+
+
+def test_a_correlation_that_goes_to_its_end() -> None:
+    """Groups of three whose scaled sums the model reproduces: as ρ goes to -1/2 the criterion falls without end."""
+    s = structured("cs*strata", [1, 1], seed=18)
+    with pytest.raises(hlm.DegenerateError, match="becomes singular"):
+        s.model().fit()

@@ -22,7 +22,7 @@ from hlm_ext.criterion import Criterion, KernelError
 
 # A covariance of the errors of this condition is singular: the likelihood has no maximum but the smallest it can tell.
 SINGULAR = 1e-12
-# … and where the numbers gave out before that, one of this condition is the reason.
+# … and where the search ended or the numbers gave out before that, one of this condition is the reason.
 NEARLY_SINGULAR = 1e-6
 
 
@@ -92,7 +92,7 @@ def estimate_residual(
         if pattern.condition(joint.split(joint.theta)[1]) < NEARLY_SINGULAR:
             raise _without_maximum(pattern) from None
         raise problem.explain(error) from None
-    if pattern.condition(phi) < SINGULAR:
+    if pattern.condition(phi) < (SINGULAR if certificate.holds else NEARLY_SINGULAR):
         raise _without_maximum(pattern)
     trace.residual = [joint.split(point)[1] for point in trace.theta]
     trace.theta = [joint.split(point)[0] for point in trace.theta]
