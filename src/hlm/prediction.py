@@ -14,8 +14,8 @@ from hlm import prediction_error as error
 from hlm.design import Column, Design, Factor
 from hlm.effects import contributions
 from hlm.errors import DataError, DataTypeError, DesignError, RankDeficientWarning, show
+from hlm.inference.distributions import normal_quantile
 from hlm.inference.hypotheses import estimable_rows
-from hlm.profiles.profile import quantile
 from hlm.structure import Codes
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def predict_interval(
     """Predict with standard errors and intervals; see `Fit.predict`."""
     if interval not in INTERVALS:
         raise DataError(f"interval must be None or one of {', '.join(map(repr, INTERVALS))}, got {interval!r}")
-    z, rows = quantile(alpha), error.check_mean_of(mean_of)
+    z, rows = normal_quantile(alpha), error.check_mean_of(mean_of)
     design = fit.model.design
     if design.absorbed is not None:
         raise DesignError(

@@ -227,8 +227,6 @@ INDEPENDENT: list[Callable[[hlm.Fit], Any]] = [
     lambda fit: fit.poolings(),
     lambda fit: fit.conditional_aic(),
     lambda fit: fit.icc(),
-    lambda fit: fit.profile("sigma"),
-    lambda fit: fit.variance_table(method="profile"),
     lambda fit: fit.variance_function({"Days": [0, 1]}),
     lambda fit: fit.influence(),
     lambda fit: fit.leverages,

@@ -122,8 +122,6 @@ def test_variance_table_of_a_structure_that_is_none() -> None:
     pd.testing.assert_frame_equal(structured.icc(), hlm.Model("y ~ x + (1 | g)", DATA).fit().icc(), rtol=1e-6)
     table = fitted("sigma known").variance_table()
     assert table.loc["sigma", ["estimate", "se", "lower", "upper", "note"]].tolist() == [1.0, 0.0, 1.0, 1.0, "known"]
-    with pytest.raises(hlm.DesignError, match="profiles are not offered"):
-        fitted("cs").variance_table(method="profile")
 
 
 @pytest.mark.parametrize("name", FITS)

@@ -32,9 +32,9 @@ class DiagnosticMethods:
         """Return proportions of explained variance; see `hlm.measures.explained.r_squared`."""
         return r_squared(cast("Fit", self), method, base=base, group=group)
 
-    def icc(self, alpha: float = 0.05) -> pd.DataFrame:
+    def icc(self, alpha: float = 0.05, method: str = "wald") -> pd.DataFrame:
         """Return intraclass correlations of each level with intervals, and design effects; see `hlm.measures`."""
-        return icc(cast("Fit", self), alpha)
+        return icc(cast("Fit", self), alpha, method)
 
     def residuals(self, kind: str = "conditional") -> pd.Series:
         """Return residuals: "conditional", "marginal", "pearson" or "cholesky"; see `hlm.diagnostics.residuals`."""

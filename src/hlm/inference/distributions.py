@@ -29,6 +29,11 @@ def t_quantile(df: npt.ArrayLike, alpha: float) -> Array:
     return np.asarray(out, dtype=np.float64)
 
 
+def normal_quantile(alpha: float) -> float:
+    """Return the normal quantile of a two-sided interval."""
+    return float(-ndtri(checked_alpha(alpha) / 2))
+
+
 def f_pvalue(F: float, df_num: float, df_den: float) -> float:
     """Upper tail of F."""
     if np.isnan(F) or np.isnan(df_den):

@@ -18,7 +18,7 @@ from hlm.inference.information import VarianceInformation, information
 from hlm.inference.johnson_neyman import JohnsonNeyman, johnson_neyman
 from hlm.inference.means import Means, marginal_means, slopes
 from hlm.inference.methods import inference
-from hlm.profiles.profile import fixed_intervals, profile_table
+from hlm.profiles.intervals import fixed_intervals, profile_table
 from hlm.profiles.table import variance_table
 
 if TYPE_CHECKING:
@@ -153,7 +153,8 @@ class InferenceMethods:
         Parameters
         ----------
         name : str
-            A fixed effect (fits by ML), "sd(x | g)", "cor(x, z | g)" or "sigma".
+            A fixed effect (fits by ML), what `variance_table` lists ("sd(x | g)", "cor(x, z | g)", "sigma", of a
+            structure "sd(g)", "cor(g)" or "rho(g)", of the level-1 errors "residual.rho" and the like), or "icc(g)".
         points : int
             Values between the limits at least.
         alpha : float

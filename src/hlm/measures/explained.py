@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hlm.criterion import Problem
 from hlm.design import Design, Factor
 from hlm.errors import DataError, DataTypeError, DesignError
 from hlm.prediction import fixed_part
@@ -78,6 +79,22 @@ def variance_parts(fit: Fit) -> tuple[float, dict[str, float], float]:
         T = fit.covariances[factor.name].to_numpy()
         random[factor.name] = _mean(design, ((Z @ T) * Z).sum(axis=1) * factor.level_scale[factor.codes])
     return fixed, random, fit.sigma**2
+
+
+def second_moments(problem: Problem, k: int) -> Matrix:
+    """Return the mean of zz' (q, q) of factor k over the rows; where levels are related times the scale of T."""
+    design, factor = problem.design, problem.design.factors[k]
+    Z = np.column_stack(factor.columns)
+    weighted = Z if design.frequencies is None else Z * design.frequencies[:, None]
+    weighted = weighted * factor.level_scale[factor.codes][:, None]
+    return np.asarray(Z.T @ weighted / design.nobs)
+
+
+def shared(problem: Problem, k: int) -> tuple[int, ...]:
+    """Return the factors that two rows of one level of factor k share: it, and those that it is nested in."""
+    hierarchy = problem.statistics.hierarchy
+    position = hierarchy.factors.index(k)
+    return tuple(hierarchy.factors[position : hierarchy.peeled]) if position < hierarchy.peeled else (k,)
 
 
 def _mean(design: Design, values: Matrix) -> float:

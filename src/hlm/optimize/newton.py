@@ -17,6 +17,8 @@ from hlm_ext.trust_region import trust_region_step
 FINISHED = 1e-12
 # What a search that ended at an optimum says.
 DONE = "nothing left to gain"
+# … and what one that was given up.
+RIVAL = "leads to a known optimum"
 # A search is given up when the quadratic model at its point has its minimum at a known optimum, to this part of what
 # the point lies above it.
 SAME = 0.2
@@ -71,7 +73,7 @@ def minimize(
             trace.message = DONE
             break
         if rival is not None and inside and _leads_to(rival, theta + step, value, gain, hessian):
-            trace.message = "leads to a known optimum"
+            trace.message = RIVAL
             break
         noise = rounding * (abs(value) + criterion.freedom)
         if rejected > 40:

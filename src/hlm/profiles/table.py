@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.special import expit
 
 from hlm.errors import DataError, NumericalError
+from hlm.inference.distributions import normal_quantile
 from hlm.inference.information import information
-from hlm.profiles import profile
-from hlm.profiles.profile import Parameter
+from hlm.profiles.intervals import intervals_of
+from hlm.profiles.parameters import Parameter, variance_parameters
+from hlm.profiles.profile import Profile
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -36,8 +39,9 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald", scale: s
     alpha : float
         The intervals cover 1 - alpha.
     method : {"wald", "profile"}
-        "wald": normal on the scale of log sd and atanh of the correlation, from the observed information of (T, σ²);
-        where that cannot hold, because the profile does not tell a standard deviation from zero, by the profile.
+        "wald": normal on the scale of log sd and atanh of the correlation (the logit between the ends of its range
+        where a structure has others than ±1), from the observed information of (T, σ²); where that cannot hold, because
+        the profile does not tell a standard deviation from zero, by the profile.
         "profile": where the profile deviance rises by the quantile of χ²(1).
     scale : {"sd", "variance"}
         "variance": rows "var(x | g)" and "sigma²" in the place of "sd(x | g)" and "sigma"; the limits are the squares.
@@ -45,18 +49,16 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald", scale: s
     Returns
     -------
     DataFrame
-        One row for each parameter ("sd(x | g)", "cor(x, z | g)", "sigma"): estimate, se, lower, upper, and in "note"
+        One row for each parameter ("sd(x | g)", "cor(x, z | g)", "sigma"; "sd(g)", "cor(g)", "rho(g)" of a structure
+        with one of each, "residual.rho" and the like of the level-1 errors): estimate, se, lower, upper, and in "note"
         what was done where normal theory does not hold. On the boundary (a standard deviation of zero, a correlation of
         ±1) there is no standard error; the interval is that of the profile then, closed at the boundary. What is known
-        has a standard error of zero. Where a structure of covariances or errors keeps fits from having profiles,
-        intervals of the logarithm stay and never hold zero.
+        has a standard error of zero.
 
     Raises
     ------
     DataError
         For another method, scale or alpha.
-    DesignError
-        For profiles with covariance structures, known values or constraints.
 
     Notes
     -----
@@ -70,43 +72,40 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald", scale: s
         raise DataError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
     if scale not in SCALES:
         raise DataError(f"scale must be one of {', '.join(map(repr, SCALES))}, got {scale!r}")
-    z = profile.quantile(alpha)
-    parameters = [parameter for parameter in profile.parameters(fit) if parameter.kind != "fixed"]
-    found = information(fit)
+    z = normal_quantile(alpha)
+    covariance = information(fit).covariance.to_numpy()
     rows: dict[str, list[Any]] = {}
-    boundary, zeros = [], set()
-    unprofiled = profile.is_restricted(fit) or fit._problem.residual is not None
-    for parameter in parameters:
-        gradient = _gradient(fit, parameter)
-        se = np.nan if gradient is None else _error(gradient, found.covariance.to_numpy())
-        low, high = _limits(parameter, se, z)
-        note = "known" if se == 0 else ""
-        if gradient is None or method == "profile":
-            boundary.append(parameter.name)
+    profiled, zeros = [], set()
+    for parameter in variance_parameters(fit):
+        value = parameter.natural(parameter.estimate)
+        if not parameter.free:
+            rows[parameter.name] = [value, 0.0, value, value, "known"]
+            continue
+        se = _searched_error(fit, parameter, covariance)
+        low, high = (parameter.natural(limit) for limit in _limits(parameter, se, z))
+        note = ""
+        if np.isnan(se) or method == "profile":
+            profiled.append(parameter)
             note = "" if method == "profile" else ON_BOUNDARY
-        elif not unprofiled and _may_be_zero(fit, parameter, se, z):
-            boundary.append(parameter.name)
+        elif parameter.kind == "sd" and may_be_zero(fit, parameter, se, z):
+            profiled.append(parameter)
             zeros.add(parameter.place)
             note = MAY_BE_ZERO
         elif parameter.kind == "cor" and any((parameter.place[0], i) in zeros for i in parameter.place[1:]):
-            low, high, note = -1.0, 1.0, "a standard deviation may be zero: any correlation"
-        rows[parameter.name] = [parameter.estimate, se, low, high, note]
-    if boundary and method == "wald" and unprofiled:
-        for name in boundary:
-            rows[name][4] = "on the boundary: no interval"
-    elif boundary:
-        for name, lower, upper, note in profile.intervals(fit, boundary, alpha).drop(columns="estimate").itertuples():
-            rows[str(name)][2:] = [lower, upper, note or rows[str(name)][4]]
+            low, high, note = parameter.low, parameter.high, "a standard deviation may be zero: any correlation"
+        rows[parameter.name] = [value, se * _slope(parameter), low, high, note]
+    for name, lower, upper, note in intervals_of(fit, profiled, alpha).drop(columns="estimate").itertuples():
+        rows[str(name)][2:] = [lower, upper, note or rows[str(name)][4]]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "se", "lower", "upper", "note"])
     return table if scale == "sd" else _squared(table)
 
 
-def _may_be_zero(fit: Fit, parameter: Parameter, se: float, z: float) -> bool:
-    """Whether the profile interval of a standard deviation holds zero."""
-    if parameter.kind != "sd" or parameter.estimate > FAR * z * se:
+def may_be_zero(fit: Fit, parameter: Parameter, se: float, z: float) -> bool:
+    """Whether the profile interval of a standard deviation, or of a share of variance, holds zero."""
+    if parameter.estimate > FAR * z * se:
         return False
     try:
-        return profile.Profile(fit, parameter).zeta(0.0) >= -z
+        return Profile(fit, parameter).zeta(0.0) >= -z
     except NumericalError:  # intervals of the profile would say so; Wald's do not need it
         return False
 
@@ -114,24 +113,39 @@ def _may_be_zero(fit: Fit, parameter: Parameter, se: float, z: float) -> bool:
 def _squared(table: pd.DataFrame) -> pd.DataFrame:
     """The table with variances in the place of standard deviations."""
     out = table.copy()
-    deviation = [not str(name).startswith("cor(") for name in out.index]
+    deviation = [str(name) == "sigma" or str(name).startswith("sd(") for name in out.index]
     out.loc[deviation, "se"] *= 2 * out.loc[deviation, "estimate"]
     out.loc[deviation, ["estimate", "lower", "upper"]] **= 2
     return out.rename(index=lambda name: "sigma²" if name == "sigma" else name.replace("sd(", "var(", 1))
 
 
-def _error(gradient: Matrix, covariance: Matrix) -> float:
-    return float(np.sqrt(max(float(gradient @ covariance @ gradient), 0.0)))
+def _searched_error(fit: Fit, parameter: Parameter, covariance: Matrix) -> float:
+    """Standard error on the scale that profiles search; NaN on the boundary."""
+    if parameter.kind == "residual":
+        return float(fit.residual.bse.iloc[parameter.place[0]])
+    gradient = _gradient(fit, parameter)
+    return np.nan if gradient is None else float(np.sqrt(max(float(gradient @ covariance @ gradient), 0.0)))
+
+
+def _slope(parameter: Parameter) -> float:
+    """Derivative of the parameter in what profiles search."""
+    if parameter.kind != "residual":
+        return 1.0
+    value = parameter.estimate
+    return (parameter.natural(value + STEP) - parameter.natural(value - STEP)) / (2 * STEP)
 
 
 def _limits(parameter: Parameter, se: float, z: float) -> tuple[float, float]:
-    """Normal on the scale of the logarithm, or of atanh."""
-    value = parameter.estimate
+    """Normal on the scale of the logarithm, for correlations of the logit between the ends of their range."""
+    value, low, high = parameter.estimate, parameter.low, parameter.high
     if np.isnan(se):
         return np.nan, np.nan
+    if parameter.kind == "residual":
+        return value - z * se, value + z * se
     if parameter.kind == "cor":
-        middle, half = float(np.arctanh(value)), z * se / (1 - value * value)
-        return float(np.tanh(middle - half)), float(np.tanh(middle + half))
+        middle = float(np.log((value - low) / (high - value)))
+        half = z * se * (high - low) / ((value - low) * (high - value))
+        return tuple(low + (high - low) * float(expit(x)) for x in (middle - half, middle + half))  # type: ignore[return-value]
     with np.errstate(over="ignore"):  # an estimate so near zero says nothing of an upper limit: it is infinite
         factor = np.exp(z * se / value)
     return float(value / factor), float(value * factor)
@@ -156,7 +170,7 @@ def _gradient(fit: Fit, parameter: Parameter) -> Matrix | None:
     if parameter.kind == "sd":
         out[place[k, effects[0], effects[0]]] = 0.5 / value
         return out
-    if not abs(value) < 1 - EDGE:
+    if not parameter.low + EDGE < value < parameter.high - EDGE:
         return None
     i, j = effects
     pair = (k, i, j) if (k, i, j) in place else (k, j, i)
@@ -168,3 +182,5 @@ def _gradient(fit: Fit, parameter: Parameter) -> Matrix | None:
 # A variance below this part of its unit (where a group of average size has reliability 1/2), or a correlation as near
 # to one, is on the boundary.
 EDGE = 1e-9
+# Difference by which a standard error changes its scale.
+STEP = 1e-5

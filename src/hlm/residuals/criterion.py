@@ -16,6 +16,7 @@ import numpy as np
 
 from hlm.covariance import Matrix
 from hlm.criterion import Objective, Problem, Space
+from hlm.optimize import newton
 from hlm.residuals.crossed import GatheredRows
 from hlm.residuals.moments import second_moments
 from hlm.residuals.pattern import Estimated, Pattern
@@ -27,6 +28,23 @@ from hlm_ext.criterion import Criterion, KernelError
 STEP = 1e-4
 
 
+class Errors(Protocol):
+    """What a search asks of a structure of the level-1 errors; see `hlm.residuals.pattern.Pattern`."""
+
+    @property
+    def size(self) -> int:
+        """Number of parameters r."""
+        ...
+
+    def bounded(self, phi: Matrix, /) -> bool:
+        """Whether φ is within bounds."""
+        ...
+
+    def log_determinant(self, phi: Matrix, /) -> tuple[float, Matrix]:
+        """Return log|C| and its gradient (r,)."""
+        ...
+
+
 class Statistics(Protocol):
     """A problem with the statistics of its residual structure: a problem of known precision for each φ.
 
@@ -34,14 +52,18 @@ class Statistics(Protocol):
     ----------
     problem : Problem
         With independent errors of one variance.
-    pattern : Pattern
+    pattern : Errors
     terms : int
         Sums that enter each value, whose rounding adds up.
     """
 
     problem: Problem
-    pattern: Pattern
     terms: int
+
+    @property
+    def pattern(self) -> Errors:
+        """The structure."""
+        ...
 
     def at(self, phi: Matrix, estimated: Estimated | None = None) -> Problem:
         """Return the problem with the residual structure known, at φ (r,), and what is known of it as an estimate."""
@@ -140,6 +162,11 @@ class JointCriterion:
         """Return Σ Z'PZ and Σ Z'êê'Z of all factors, leaves first."""
         return self.inner.moments()
 
+    @property
+    def rounding(self) -> float:
+        """Rounding error, see `hlm.optimize.newton.minimize`: sums over many patterns round more than those of one."""
+        return newton.ROUNDING * float(np.sqrt(1 + self.gathered.terms))
+
     # ---- value and derivatives ------------------------------------------------------------------------------------
 
     def split(self, x: Matrix) -> tuple[Matrix, Matrix]:
@@ -227,7 +254,7 @@ class JointCriterion:
         m = len(own)
         full = np.zeros((m + r, m + r))
         full[:m, :m] = hessian
-        across = np.array(columns)
+        across = np.array(columns).reshape(r, m + r)
         full[m:, :m] = across[:, :m]
         full[:m, m:] = across[:, :m].T
         full[m:, m:] = 0.5 * (across[:, m:] + across[:, m:].T)

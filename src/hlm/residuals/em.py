@@ -16,8 +16,7 @@ import numpy as np
 from hlm.covariance import Matrix
 from hlm.optimize import newton
 from hlm.optimize.em import EM, State
-from hlm.residuals.criterion import STEP, JointCriterion, JointSpace
-from hlm.residuals.pattern import Pattern
+from hlm.residuals.criterion import STEP, Errors, JointCriterion, JointSpace
 from hlm.residuals.pieces import ExpectedSquares
 from hlm_ext.criterion import KernelError
 
@@ -30,7 +29,7 @@ class _Errors:
 
     Parameters
     ----------
-    pattern : Pattern
+    pattern : Errors
     squares : ExpectedSquares
         φ → tr(C⁻¹ E(ee' | y)) / σ₀².
     unit : float
@@ -41,7 +40,7 @@ class _Errors:
         σ² where it stays; None: it is the best one.
     """
 
-    def __init__(self, pattern: Pattern, squares: ExpectedSquares, unit: float, n: float, sigma2: float | None) -> None:
+    def __init__(self, pattern: Errors, squares: ExpectedSquares, unit: float, n: float, sigma2: float | None) -> None:
         self.pattern, self.squares, self.unit, self.freedom, self.sigma2 = pattern, squares, unit, n, sigma2
 
     def _size(self, phi: Matrix) -> float:

@@ -76,7 +76,7 @@ def estimate_residual(
     try:
         space = JointSpace(problem.space, joint)
         if method == "newton":
-            trace, certificate = _newton(problem, joint, space, plain, max_iter or 200)
+            trace, certificate = _newton(problem, pattern, joint, space, plain, max_iter or 200)
         else:
             em = ResidualEM(joint, space, method == "ecme")
             trace = run(em, _start(problem, pattern, reml), accelerate, max_iter or 20_000, "observed")
@@ -151,15 +151,13 @@ def _start(problem: Problem, pattern: Pattern, reml: bool) -> Matrix:
 
 
 def _newton(
-    problem: Problem, joint: JointCriterion, space: JointSpace, plain: Estimate, max_iter: int
+    problem: Problem, pattern: Pattern, joint: JointCriterion, space: JointSpace, plain: Estimate, max_iter: int
 ) -> tuple[Trace, Certificate]:
     """Search from the optimum under independent errors, and from others where there may be several; keep the best."""
-    # sums over many patterns round more than those of one
-    rounding = newton.ROUNDING * float(np.sqrt(1 + joint.gathered.terms))
     best: tuple[float, Matrix, Trace, Certificate] | None = None
-    for x in _starts(problem, joint.pattern, plain):
-        trace = newton.minimize(joint, space, x, "observed", max_iter, rounding=rounding)
-        certificate = leave_saddles(joint, space, trace, "observed", "observed", max_iter, rounding)
+    for x in _starts(problem, pattern, plain):
+        trace = newton.minimize(joint, space, x, "observed", max_iter, rounding=joint.rounding)
+        certificate = leave_saddles(joint, space, trace, "observed", "observed", max_iter, joint.rounding)
         if best is None or joint.last < best[0] - 1e-9:
             best = joint.last, np.array(joint.theta), trace, certificate
     assert best is not None

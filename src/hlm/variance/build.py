@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,32 @@ import numpy.typing as npt
 from hlm.covariance import Matrix, Template
 from hlm.design import Design
 from hlm.errors import DataError, DesignError
+from hlm.variance.conditions import Constraint, HeldCorrelation
 from hlm.variance.linear import Equation
-from hlm.variance.parts import Constraint, Part, Variances
+from hlm.variance.parts import Part, Variances
 from hlm.variance.restrictions import SIGMA2, element_name
-from hlm.variance.rows import Known, Rows
+from hlm.variance.rows import Known, Rows, Subset
 from hlm.variance.structures import Structure, Unstructured
 from hlm_ext.criterion import KernelError
 from hlm_ext.linear import lower_root
 
 Element = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A correlation that is held: effects i and j of a term, the first two where it has a structure with one.
+
+    Attributes
+    ----------
+    factor, i, j : int
+    value : float
+    """
+
+    factor: int
+    i: int
+    j: int
+    value: float
 
 
 def build_variances(
@@ -29,6 +47,33 @@ def build_variances(
     scale: float,
     equations: Sequence[Equation],
     texts: Sequence[str] = (),
+) -> Variances:
+    """Lay out the free variance parameters, and make sure that there are some.
+
+    Parameters
+    ----------
+    design, template, maps, scale, equations
+        See `lay_out_variances`.
+    texts : sequence of str
+        What was asked for, for messages.
+
+    Raises
+    ------
+    DataError, DesignError
+        If no covariance matrices satisfy the equations, or an equation follows from a structure.
+    """
+    variances = lay_out_variances(design, template, maps, scale, equations)
+    _check(variances, ", ".join(texts))
+    return variances
+
+
+def lay_out_variances(
+    design: Design,
+    template: Template,
+    maps: list[Matrix],
+    scale: float,
+    equations: Sequence[Equation],
+    held: Correlation | None = None,
 ) -> Variances:
     """Lay out the free variance parameters.
 
@@ -42,30 +87,34 @@ def build_variances(
         The user's σ = scale · engine's σ.
     equations : sequence of Equation
         Reduced, in the keys of `hlm.variance.restrictions`.
-    texts : sequence of str
-        What was asked for, for messages.
+    held : Correlation, optional
 
     Raises
     ------
     DataError, DesignError
-        If no covariance matrices satisfy the equations, or an equation follows from a structure.
+        If a known covariance does not have its structure, or is none.
     """
-    builder = _Builder(design, template, maps, scale, equations)
+    builder = _Builder(design, template, maps, scale, equations, held)
     for k, factor in enumerate(design.factors):
         for block, structure in zip(factor.blocks, factor.all_structures, strict=True):
             builder.add(k, block, structure)
-    variances = builder.finish()
-    _check(variances, ", ".join(texts))
-    return variances
+    return builder.finish()
 
 
 class _Builder:
     """What is known of the elements of all T, in the units of `hlm.variance.parts`, and the parts made so far."""
 
     def __init__(
-        self, design: Design, template: Template, maps: list[Matrix], scale: float, equations: Sequence[Equation]
+        self,
+        design: Design,
+        template: Template,
+        maps: list[Matrix],
+        scale: float,
+        equations: Sequence[Equation],
+        held: Correlation | None,
     ) -> None:
         self.design = design
+        self.held = held
         self.equations = list(equations)
         self.out = Variances(template, maps)
         self.out.absolute = any(equation.right for equation in equations)
@@ -127,15 +176,29 @@ class _Builder:
         M = self.out.maps[k][np.ix_(block, block)]
         elements = {(i, j): (k, block[i], block[j]) for i in range(q) for j in range(i + 1)}
         touched = {key for equation in self.equations for key in equation.coefficients}
+        free = not any(("T", *element) in touched for element in elements.values())
         if all(element in self.known for element in elements.values()):
             self._add_known(k, block, structure, M, elements)
+        elif structure is not None and self._add_correlated(k, block, structure, M):
+            pass
         elif structure is not None:
-            unit = float(np.exp(np.mean(np.log(np.sqrt((M * M).sum(axis=1))))))
-            self._append(k, block, structure, self._reserve(structure.size(q)), unit * np.eye(q), M)
-        elif any(("T", *element) in touched for element in elements.values()):
+            self._append(k, block, structure, self._reserve(structure.size(q)), _unit(M) * np.eye(q), M)
+        elif not free or self._holds(k, block):
             self._add_rows(k, block, M, elements)
         else:
             self._append(k, block, Unstructured(), self._reserve(q * (q + 1) // 2), M, None)
+
+    def _holds(self, k: int, block: tuple[int, ...]) -> bool:
+        return self.held is not None and self.held.factor == k and self.held.i in block
+
+    def _add_correlated(self, k: int, block: tuple[int, ...], structure: Structure, M: Matrix) -> bool:
+        """Add the part of a term with a held correlation, if the structure's own parameters can keep to it."""
+        line = structure.correlated(self.held.value, len(block)) if self.held and self._holds(k, block) else None
+        if line is None:
+            return False
+        part, self.held = Subset(structure, *line), None
+        self._append(k, block, part, self._reserve(part.size(len(block))), _unit(M) * np.eye(len(block)), M)
+        return True
 
     def _append(
         self, k: int, block: tuple[int, ...], structure: Structure, index: Any, A: Matrix, M: Matrix | None
@@ -194,7 +257,10 @@ class _Builder:
             for j in range(i):
                 if self.known.get(elements[i, j]) == 0:
                     zero[i, j] = zero[j, i] = True
-        rows = Rows(scales, empty, zero)
+        held = None
+        if self.held and self._holds(k, block):
+            held, self.held = (block.index(self.held.i), block.index(self.held.j), self.held.value), None
+        rows = Rows(scales, empty, zero, held)
         index = [*slots, *self._reserve(rows.length - rows.scales)]
         for first, last in rows.unit_rows:
             self.out.unit_rows.append(np.array(index[first:last], dtype=np.intp))
@@ -230,7 +296,16 @@ class _Builder:
             )
             scaled = tuple((p, i, j, c / size) for p, i, j, c in terms)
             out.constraints.append(Constraint(scaled, sigma / size, right / size, equation.label))
+        if self.held is not None:
+            p, part = parts[self.held.factor, self.held.i]
+            i, j = (part.block.index(effect) for effect in (self.held.i, self.held.j))
+            out.constraints.append(HeldCorrelation(p, i, j, self.held.value))
         return out
+
+
+def _unit(M: Matrix) -> float:
+    """Geometric mean of the standard deviations of effects at which a group tells half of them."""
+    return float(np.exp(np.mean(np.log(np.sqrt((M * M).sum(axis=1))))))
 
 
 def _check(variances: Variances, asked: str) -> None:

@@ -89,6 +89,15 @@ def eliminate(equations: Sequence[Equation], order: Sequence[Key]) -> list[Equat
     ]
 
 
+def is_determined(equations: Sequence[Equation], coefficients: Mapping[Key, float]) -> bool:
+    """Whether equations in reduced form leave no freedom to Σ coefficient · quantity."""
+    row = {key: Fraction(value) for key, value in coefficients.items() if value}
+    for equation in equations:
+        pivot = next(iter(equation.coefficients))
+        _subtract(row, equation.coefficients, row.get(pivot, Fraction(0)))
+    return not row
+
+
 def _subtract(row: dict[Key, Fraction], other: Mapping[Key, Fraction], factor: Fraction) -> Fraction:
     """row -= factor · other, zeros left out; return the factor."""
     if factor:

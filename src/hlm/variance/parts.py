@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from hlm.covariance import ZERO, Matrix, Template
 from hlm.design import Factor
+from hlm.variance.conditions import Constraint, HeldCorrelation, Roots
 from hlm.variance.rows import Known
 from hlm.variance.structures import Structure
 from hlm_ext.criterion import KernelError
@@ -73,25 +74,6 @@ class Part:
         return int(np.linalg.matrix_rank(np.asarray(self.structure.root(theta, q))))
 
 
-@dataclass(frozen=True)
-class Constraint:
-    """Σ coefficient · T_ij + sigma · σ² = right, in the units of the module and scaled so that each side is of size 1.
-
-    Attributes
-    ----------
-    terms : tuple of (part, i, j, coefficient)
-    sigma : float
-    right : float
-    label : str
-        As the user gave it.
-    """
-
-    terms: tuple[tuple[int, int, int, float], ...]
-    sigma: float
-    right: float
-    label: str
-
-
 @dataclass(eq=False)
 class Variances:
     """All variance parameters: x and what they mean.
@@ -110,7 +92,7 @@ class Variances:
         Place of σ in x, -1 if it is known or profiled out.
     sigma_known : float
         The engine's σ where it is known, else 0.
-    constraints : list of Constraint
+    constraints : list of Constraint or HeldCorrelation
     unit_rows : list of intp arrays
         Sets of x whose squares add up to 1.
     shared : list of int
@@ -124,7 +106,7 @@ class Variances:
     absolute: bool = False
     sigma: int = -1
     sigma_known: float = 0.0
-    constraints: list[Constraint] = field(default_factory=list)
+    constraints: list[Constraint | HeldCorrelation] = field(default_factory=list)
     unit_rows: list[npt.NDArray[np.intp]] = field(default_factory=list)
     shared: list[int] = field(default_factory=list)
 
@@ -168,7 +150,12 @@ class Variances:
     @property
     def curved(self) -> bool:
         """Whether there may be several minima for another reason than a boundary: shapes, or elements of T held."""
-        return bool(self.conditions) or any(part.structure.shapes(len(part.block)) for part in self.parts)
+        return bool(self.conditions) or self.shaped
+
+    @property
+    def shaped(self) -> bool:
+        """Whether a term has a structure of several shapes."""
+        return any(part.structure.shapes(len(part.block)) for part in self.parts)
 
     def without_em(self, method: str) -> str:
         """Return why EM cannot be used, or nothing."""
@@ -226,6 +213,10 @@ class Variances:
         KernelError
             If no x near there satisfies the constraints.
         """
+        return self.project(self.near(covariances, sigma2, least, relative))
+
+    def near(self, covariances: Sequence[Matrix], sigma2: float, least: float = 0.0, relative: float = 0.0) -> Matrix:
+        """Return an x whose covariances are near some D's, whether it keeps the conditions or not; see `point`."""
         x = np.zeros(self.size)
         if self.sigma >= 0:
             x[self.sigma] = np.sqrt(sigma2)
@@ -243,7 +234,7 @@ class Variances:
                 theta = np.asarray(part.structure.start(root @ root.T), dtype=np.float64)
             np.add.at(x, part.index, theta)
             np.add.at(hits, part.index, 1.0)
-        return self.project(x / np.maximum(hits, 1.0))
+        return np.asarray(x / np.maximum(hits, 1.0))
 
     def theta_of_covariances(self, covariances: Sequence[Matrix], least: float = 0.0, relative: float = 0.0) -> Matrix:
         """Return x from D of each factor, σ known or profiled out."""
@@ -265,42 +256,29 @@ class Variances:
     def conditions_at(self, x: Matrix) -> tuple[Matrix, Matrix]:
         """Return the conditions c(x) (K,), zero where they hold, and their derivatives (K, size)."""
         values, slopes = np.zeros(self.conditions), np.zeros((self.conditions, self.size))
-        made = {p: self._user_root(p, x) for p in {term[0] for c in self.constraints for term in c.terms}}
+        roots = self._bound_roots(x)
         for k, constraint in enumerate(self.constraints):
-            value = -constraint.right
-            for p, i, j, coefficient in constraint.terms:
-                B, first, _ = made[p]
-                value += coefficient * (B[i] @ B[j])
-                slopes[k, self.parts[p].index] += coefficient * (first[:, i] @ B[j] + first[:, j] @ B[i])
-            if constraint.sigma:
-                value += constraint.sigma * self.sigma_of(x) ** 2
-                if self.sigma >= 0:
-                    slopes[k, self.sigma] += 2 * constraint.sigma * x[self.sigma]
-            values[k] = value
+            values[k], slopes[k] = constraint.at(roots, self, x)
         for k, places in enumerate(self.unit_rows, start=len(self.constraints)):
             values[k] = x[places] @ x[places] - 1
             slopes[k, places] = 2 * x[places]
         return values, slopes
 
-    def _user_root(self, p: int, x: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-        """Return B of a part with its first and second derivatives."""
-        part = self.parts[p]
-        first, second = part.derivatives(x)
-        return part.A @ part.root(x), part.A @ first, part.A @ second
+    def _bound_roots(self, x: Matrix) -> Roots:
+        """Return B of the parts that constraints are about, with first and second derivatives."""
+        out = {}
+        for p in {term[0] for constraint in self.constraints for term in constraint.terms}:
+            part = self.parts[p]
+            first, second = part.derivatives(x)
+            out[p] = part.A @ part.root(x), part.A @ first, part.A @ second
+        return out
 
     def bending(self, x: Matrix, multipliers: Matrix) -> Matrix:
         """Return Σ multiplier · ∂²c, (size, size)."""
         out = np.zeros((self.size, self.size))
-        made = {p: self._user_root(p, x) for p in {term[0] for c in self.constraints for term in c.terms}}
+        roots = self._bound_roots(x)
         for constraint, multiplier in zip(self.constraints, multipliers, strict=False):
-            for p, i, j, coefficient in constraint.terms:
-                B, first, second = made[p]
-                cross = first[:, i] @ first[:, j].T
-                bent = cross + cross.T + second[:, :, i] @ B[j] + second[:, :, j] @ B[i]
-                index = self.parts[p].index
-                out[np.ix_(index, index)] += multiplier * coefficient * bent
-            if constraint.sigma and self.sigma >= 0:
-                out[self.sigma, self.sigma] += 2 * multiplier * constraint.sigma
+            out += multiplier * constraint.bending(roots, self)
         for places, multiplier in zip(self.unit_rows, multipliers[len(self.constraints) :], strict=True):
             out[places, places] += 2 * multiplier
         return out

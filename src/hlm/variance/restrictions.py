@@ -96,6 +96,19 @@ def _number(value: Any, what: str) -> float:
     return float(value)
 
 
+def with_equation(
+    design: Design, equations: Sequence[Equation], coefficients: Mapping[Key, float], right: float
+) -> list[Equation]:
+    """Return reduced equations of the variances with one more: Σ coefficient · quantity = right.
+
+    Raises
+    ------
+    DataError
+        If it contradicts the others, or follows from them.
+    """
+    return _eliminate_variances(design, [*equations, _equation(coefficients, right, "the value held")])
+
+
 # ---- fixed ----------------------------------------------------------------------------------------------------------
 
 

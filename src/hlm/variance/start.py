@@ -35,7 +35,7 @@ def starts(criterion: VarianceCriterion) -> list[Matrix]:
             continue
     if not points and variances.conditions:
         points.append(variances.project(np.full(variances.size, 0.5)))
-    points += _shaped(criterion, points[0]) if points else []
+    points += shaped(criterion, points[0]) if points else []
     valued = []
     error: KernelError | None = None
     for place, x in enumerate(points):
@@ -48,7 +48,7 @@ def starts(criterion: VarianceCriterion) -> list[Matrix]:
     return [points[place] for _, place in sorted(valued)]
 
 
-def _shaped(criterion: VarianceCriterion, x: Matrix) -> list[Matrix]:
+def shaped(criterion: VarianceCriterion, x: Matrix) -> list[Matrix]:
     """Return x with the shapes of each structure that has some, at the same size."""
     variances = criterion.variances
     out = []

@@ -50,6 +50,9 @@ class Structure(ABC):
 
     name: ClassVar[str] = ""
     closed_form: ClassVar[bool] = False
+    # What the parameters are called where D has one standard deviation, and one correlation: that of the first two
+    # effects. Empty: D is described by its elements.
+    described_by: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def size(self, q: int) -> int:
@@ -79,6 +82,17 @@ class Structure(ABC):
     def shapes(self, q: int) -> list[Matrix]:
         """Return θ's whose D's the optimality of D = 0 is tested with; needed where ∂F/∂θ at F = 0 depends on θ."""
         return []
+
+    def lowest_correlation(self, q: int) -> float:
+        """Return the lowest correlation that two of q effects may have."""
+        return -1.0
+
+    def correlated(self, value: float, q: int) -> tuple[Matrix, Matrix] | None:
+        """Return the θ's at which the first two effects have a given correlation: θ = origin (m,) + basis (m, r) t.
+
+        None: they are no affine space, and a profile of the correlation keeps to it by a condition.
+        """
+        return None
 
 
 class Unstructured(Structure):
@@ -116,6 +130,7 @@ class Identity(Structure):
 
     name: ClassVar[str] = "identity"
     closed_form: ClassVar[bool] = True
+    described_by: ClassVar[tuple[str, ...]] = ("sd",)
 
     def size(self, q: int) -> int:
         """Return 1."""
@@ -147,6 +162,7 @@ class CompoundSymmetry(Structure):
 
     name: ClassVar[str] = "cs"
     closed_form: ClassVar[bool] = True
+    described_by: ClassVar[tuple[str, ...]] = ("sd", "cor")
 
     def size(self, q: int) -> int:
         """Return 2; 1 for a single effect."""
@@ -172,6 +188,15 @@ class CompoundSymmetry(Structure):
         """Return "sum" and "contrast"."""
         return ["sum", "contrast"][: self.size(len(effects))]
 
+    def lowest_correlation(self, q: int) -> float:
+        """Return -1/(q - 1), where the effects' sum has no variance."""
+        return -1 / (q - 1)
+
+    def correlated(self, value: float, q: int) -> tuple[Matrix, Matrix]:
+        """Return the ray on which a² : b² is 1 + (q - 1)ρ : 1 - ρ."""
+        ray = np.sqrt(np.maximum([1 + (q - 1) * value, 1 - value], 0.0))
+        return np.zeros(2), (ray / np.sqrt(ray @ ray))[:, None]
+
 
 class AR1(Structure):
     """Autoregressive effects of one variance: D_ij = s² ρ^|i - j|, in the order of the columns, -1 ≤ ρ ≤ 1.
@@ -180,6 +205,7 @@ class AR1(Structure):
     """
 
     name: ClassVar[str] = "ar1"
+    described_by: ClassVar[tuple[str, ...]] = ("sd", "rho")
 
     def size(self, q: int) -> int:
         """Return 2; 1 for a single effect."""
@@ -233,6 +259,10 @@ class AR1(Structure):
     def names(self, effects: Sequence[str]) -> list[str]:
         """Return "sd" and "angle"."""
         return ["sd", "angle"][: self.size(len(effects))]
+
+    def correlated(self, value: float, q: int) -> tuple[Matrix, Matrix]:
+        """Return the angle of ρ with any s."""
+        return np.array([0.0, np.arcsin(value)]), np.array([[1.0], [0.0]])
 
     def shapes(self, q: int) -> list[Matrix]:
         """Return s = 1 with correlations from -1 to 1."""
