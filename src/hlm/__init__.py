@@ -8,6 +8,7 @@ np.float64(2.939)
 """
 
 from hlm import cases, datasets, residuals
+from hlm.bootstrap import Bootstrap
 from hlm.certificate import Certificate
 from hlm.comparison.compare import Comparison, compare
 from hlm.errors import (
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Between",
+    "Bootstrap",
     "Certificate",
     "Comparison",
     "DataError",

@@ -13,7 +13,8 @@ from scipy.special import chdtrc
 from hlm.comparison import cone, spectral
 from hlm.comparison.errors import on_the_boundary
 from hlm.comparison.nesting import Nesting, nest, statistic
-from hlm.errors import DataError, DesignError, HLMError
+from hlm.errors import DataError, DesignError
+from hlm.replicates import replicate
 from hlm.simulation import generator, simulator_of
 
 if TYPE_CHECKING:
@@ -82,7 +83,15 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(one: Fit, other: Fit, method: str = "asymptotic", *, count: int | None = None, seed: Any = 0) -> Comparison:
+def compare(
+    one: Fit,
+    other: Fit,
+    method: str = "asymptotic",
+    *,
+    count: int | None = None,
+    seed: Any = 0,
+    workers: int = 1,
+) -> Comparison:
     """Test a smaller model against a larger one by their likelihood ratio.
 
     Which of the two is the smaller one is found out; fits that cannot be compared are refused. Models may differ in
@@ -102,6 +111,8 @@ def compare(one: Fit, other: Fit, method: str = "asymptotic", *, count: int | No
         Draws: 20,000 projections where weights have no closed form, 100,000 exact draws, 1,000 bootstrap samples.
     seed : int or numpy.random.Generator
         One seed, one answer.
+    workers : int
+        Threads that share the bootstrap samples; the answer is the same for any number of them.
 
     Returns
     -------
@@ -136,7 +147,7 @@ def compare(one: Fit, other: Fit, method: str = "asymptotic", *, count: int | No
         return _asymptotic(nesting, count, rng)
     if method == "exact":
         return _exact(nesting, count, rng)
-    return _bootstrap(nesting, count, rng)
+    return _bootstrap(nesting, count, rng, workers)
 
 
 def _table(nesting: Nesting) -> pd.DataFrame:
@@ -353,24 +364,13 @@ def _single_variance(nesting: Nesting) -> tuple[int, int]:
     return extra[0][0], extra[0][1][0]
 
 
-def _bootstrap(nesting: Nesting, count: int, rng: np.random.Generator) -> Comparison:
+def _bootstrap(nesting: Nesting, count: int, rng: np.random.Generator, workers: int) -> Comparison:
     """Parametric bootstrap under the smaller model's estimates."""
-    simulator = simulator_of(nesting.small)
-    design = nesting.small.model.design
-    draws: list[float] = []
-    failures: dict[str, int] = {}
-    for _ in range(count):
-        y = design.full_length(simulator.draw(rng))
-        try:
-            small, large = nesting.small.refit(y), nesting.large.refit(y)
-            why = "" if small.converged and large.converged else "not converged"
-            value = statistic(small, large)
-        except HLMError as failure:
-            why = str(failure).split(":")[0]
-        if why:
-            failures[why] = failures.get(why, 0) + 1
-        else:
-            draws.append(value)
+    fits = [nesting.small, nesting.large]
+    found, failures = replicate(
+        fits, simulator_of(nesting.small), lambda new: statistic(new[0], new[1]), count, rng, workers
+    )
+    draws = [value for value in found if value is not None]
     if not draws:
         raise DesignError(f"no bootstrap sample could be fitted: {failures}")
     pvalue, error = _share(np.array(draws), nesting.statistic)

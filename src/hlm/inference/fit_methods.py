@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy.typing as npt
 import pandas as pd
 
+from hlm.bootstrap import Bootstrap, bootstrap
 from hlm.documentation import documented_by
 from hlm.inference.anova import Anova, anova
 from hlm.inference.distributions import checked_alpha
@@ -88,8 +89,9 @@ class InferenceMethods:
         ----------
         alpha : float
         method : str
-            "wald": normal quantiles and model-based standard errors; "profile": profile likelihood, of fits by ML; or a
-            method of `inference`. For intervals of the variances see `variance_table`.
+            "wald": normal quantiles and model-based standard errors; "profile": profile likelihood, of fits by ML;
+            "bootstrap": percentiles of `bootstrap`, whose options may follow; or a method of `inference`. For intervals
+            of the variances see `variance_table`.
         **options
             Of the method.
 
@@ -100,6 +102,9 @@ class InferenceMethods:
         """
         if method == "profile":
             return fixed_intervals(cast("Fit", self), checked_alpha(alpha))
+        if method == "bootstrap":
+            drawn = bootstrap(cast("Fit", self), **options)
+            return drawn.conf_int(alpha).loc[drawn.fixed, ["lower", "upper"]].reindex(cast("Fit", self).params.index)
         return self.inference("z" if method == "wald" else method, **options).conf_int(alpha)
 
     @documented_by(linear_test, more=_METHOD + _OPTIONS)
@@ -143,9 +148,24 @@ class InferenceMethods:
         return information(cast("Fit", self), kind, boundary)
 
     @documented_by(variance_table)
-    def variance_table(self, alpha: float = 0.05, method: str = "wald", scale: str = "sd") -> pd.DataFrame:
+    def variance_table(
+        self, alpha: float = 0.05, method: str = "wald", scale: str = "sd", **options: Any
+    ) -> pd.DataFrame:
         """Return standard deviations (or variances), correlations and σ with standard errors and intervals."""
-        return variance_table(cast("Fit", self), alpha, method, scale)
+        return variance_table(cast("Fit", self), alpha, method, scale, **options)
+
+    @documented_by(bootstrap)
+    def bootstrap(
+        self,
+        count: int = 1000,
+        *,
+        kind: str = "parametric",
+        statistic: Callable[[Fit], Any] | None = None,
+        seed: Any = 0,
+        workers: int = 1,
+    ) -> Bootstrap:
+        """Return replicates of all parameters from drawn responses, with intervals."""
+        return bootstrap(cast("Fit", self), count, kind=kind, statistic=statistic, seed=seed, workers=workers)
 
     def profile(self, name: str, points: int = 15, alpha: float = 0.05) -> pd.DataFrame:
         """Return the profile likelihood of one parameter: value, ζ (signed root of the rise), deviance.

@@ -200,17 +200,25 @@ def icc_parameter(fit: Fit, name: str) -> Parameter:
     if name not in factors:
         raise DataError(f"no intraclass correlation of {name!r}; there are the grouping factors {factors}")
     above = shared(fit._problem, factors.index(name))
-    coefficients = shares(fit, above, 0.0)
+    value = share_of(fit, shares(fit, above, 0.0), shares(fit, (), -1.0))
+    free = not is_determined(known_equations(fit), shares(fit, above, value))
+    return Parameter(f"icc({name})", "icc", above, value, 0.0, 1.0, max(0.3 * value * (1 - value), 0.02), free)
+
+
+def share_of(fit: Fit, own: dict[Key, float], total: dict[Key, float]) -> float:
+    """Return the ratio of two combinations of T and σ²; see `shares`."""
     T = [fit.covariances[factor.name].to_numpy() for factor in fit.model.design.factors]
-    own = sum(c * T[key[1]][key[2], key[3]] for key, c in coefficients.items() if key != SIGMA2)
-    rest = -sum(c * T[key[1]][key[2], key[3]] for key, c in shares(fit, (), 1.0).items() if key != SIGMA2)
-    value = own / (rest + fit.sigma**2)
-    free = not is_determined(known_equations(fit), shares(fit, above, float(value)))
-    return Parameter(f"icc({name})", "icc", above, float(value), 0.0, 1.0, max(0.3 * value * (1 - value), 0.02), free)
+
+    def size(coefficients: dict[Key, float]) -> float:
+        return sum(
+            c * (fit.sigma**2 if key == SIGMA2 else float(T[key[1]][key[2], key[3]])) for key, c in coefficients.items()
+        )
+
+    return size(own) / size(total)
 
 
 def shares(fit: Fit, above: tuple[int, ...], value: float) -> dict[Key, float]:
-    """Return the coefficients of the equation: mean z'Tz of the factors `above` = value · (that of all, and σ²)."""
+    """Return the coefficients of T and σ² in: mean z'Tz of the factors `above` less value · (that of all, and σ²)."""
     out: dict[Key, float] = {}
     for k, factor in enumerate(fit.model.design.factors):
         moments = second_moments(fit._problem, k)

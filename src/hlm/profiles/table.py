@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import expit
 
+from hlm.bootstrap import bootstrap
 from hlm.errors import DataError, NumericalError
 from hlm.inference.distributions import normal_quantile
 from hlm.inference.information import information
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 Matrix = npt.NDArray[np.float64]
 
-METHODS = ("wald", "profile")
+METHODS = ("wald", "profile", "bootstrap")
 SCALES = ("sd", "variance")
 ON_BOUNDARY = "on the boundary: profile likelihood"
 MAY_BE_ZERO = "may be zero: profile likelihood"
@@ -30,7 +32,9 @@ MAY_BE_ZERO = "may be zero: profile likelihood"
 FAR = 3.0
 
 
-def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald", scale: str = "sd") -> pd.DataFrame:
+def variance_table(
+    fit: Fit, alpha: float = 0.05, method: str = "wald", scale: str = "sd", **options: Any
+) -> pd.DataFrame:
     """Return standard deviations (or variances), correlations and σ (or σ²) with standard errors and intervals.
 
     Parameters
@@ -38,13 +42,17 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald", scale: s
     fit : Fit
     alpha : float
         The intervals cover 1 - alpha.
-    method : {"wald", "profile"}
+    method : {"wald", "profile", "bootstrap"}
         "wald": normal on the scale of log sd and atanh of the correlation (the logit between the ends of its range
         where a structure has others than ±1), from the observed information of (T, σ²); where that cannot hold, because
         the profile does not tell a standard deviation from zero, by the profile.
-        "profile": where the profile deviance rises by the quantile of χ²(1).
+        "profile": where the profile deviance rises by the quantile of χ²(1). "bootstrap": percentiles and standard
+        deviations of `Fit.bootstrap`.
     scale : {"sd", "variance"}
-        "variance": rows "var(x | g)" and "sigma²" in the place of "sd(x | g)" and "sigma"; the limits are the squares.
+        "variance": rows "var(x | g)" and "sigma²" in the place of "sd(x | g)" and "sigma"; the limits are the squares,
+        standard errors by the delta method.
+    **options
+        Of `Fit.bootstrap`: ``count``, ``seed``, ``workers``.
 
     Returns
     -------
@@ -72,6 +80,22 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald", scale: s
         raise DataError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
     if scale not in SCALES:
         raise DataError(f"scale must be one of {', '.join(map(repr, SCALES))}, got {scale!r}")
+    if options and method != "bootstrap":
+        raise DataError(f"{', '.join(options)}: options are those of method='bootstrap'")
+    table = _by_bootstrap(fit, alpha, options) if method == "bootstrap" else _by_likelihood(fit, alpha, method)
+    return table if scale == "sd" else _squared(table)
+
+
+def _by_bootstrap(fit: Fit, alpha: float, options: Mapping[str, Any]) -> pd.DataFrame:
+    drawn = bootstrap(fit, **options)
+    table = drawn.table(alpha).loc[drawn.variances]
+    count = len(drawn.replicates)
+    note = [f"{number} of {count} replicates" if number < count else "" for number in table["replicates"]]
+    return table[["estimate", "se", "lower", "upper"]].assign(note=note)
+
+
+def _by_likelihood(fit: Fit, alpha: float, method: str) -> pd.DataFrame:
+    """Wald and profile intervals."""
     z = normal_quantile(alpha)
     covariance = information(fit).covariance.to_numpy()
     rows: dict[str, list[Any]] = {}
@@ -96,8 +120,7 @@ def variance_table(fit: Fit, alpha: float = 0.05, method: str = "wald", scale: s
         rows[parameter.name] = [value, se * _slope(parameter), low, high, note]
     for name, lower, upper, note in intervals_of(fit, profiled, alpha).drop(columns="estimate").itertuples():
         rows[str(name)][2:] = [lower, upper, note or rows[str(name)][4]]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "se", "lower", "upper", "note"])
-    return table if scale == "sd" else _squared(table)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "se", "lower", "upper", "note"])
 
 
 def may_be_zero(fit: Fit, parameter: Parameter, se: float, z: float) -> bool:
