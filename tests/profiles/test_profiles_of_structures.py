@@ -19,6 +19,8 @@ from hlm.profiles.intervals import chosen, intervals
 from hlm.profiles.profile import Profile
 from hlm.residuals import AR1, ByStratum, CompoundSymmetry, LogLinear, Unstructured
 
+from ..dense import criterion_at
+
 J, Q, REPEATS = 20, 3, 6
 RNG = np.random.default_rng(8)
 CODES = np.repeat(np.arange(J), REPEATS)
@@ -350,3 +352,22 @@ def test_intraclass_correlation_on_the_boundary() -> None:
     assert held.criterion - plain.criterion == pytest.approx(norm.ppf(0.975) ** 2, abs=1e-6)
     with pytest.raises(hlm.DataError, match="method"):
         plain.icc(method="exact")
+
+
+def test_effects_that_can_explain_every_row_leave_sigma_no_lower_limit() -> None:
+    """As many effects as rows: without errors the deviance is that of the effects alone."""
+    rng = np.random.default_rng(0)
+    groups, which = np.repeat(np.arange(8), 2), np.tile([0, 1], 8)
+    y = 3 * rng.normal(size=8)[groups] + rng.normal(size=16) + rng.normal(size=16) * (which == 0)
+    ones = np.ones((16, 1))
+    fit = hlm.Model.from_arrays(y, ones, [hlm.Random(groups, np.eye(2)[which], covariance="ar1")]).fit()
+    table = intervals(fit, ["sigma", "icc(g)"])
+    assert table.loc["sigma", "lower"] == 0
+    assert table.loc["icc(g)", "upper"] == 1
+
+    def without(z: np.ndarray) -> float:
+        T = np.exp(2 * z[0]) * np.array([[1, np.tanh(z[1])], [np.tanh(z[1]), 1]])
+        return criterion_at(y, ones, [(np.eye(2)[which], groups, T)], np.full(16, 1e-10), True)
+
+    rise = minimize(without, [1.0, 0.5], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-10}).fun
+    assert Profile(fit, chosen(fit, "sigma")[0]).zeta(0.0) ** 2 == pytest.approx(rise - fit.criterion, abs=1e-5)

@@ -35,6 +35,8 @@ Matrix = npt.NDArray[np.float64]
 # Where a condition degenerates at the end of a parameter's range it is held so near to it: standard deviations in units
 # at which a group tells half of the effect, correlations.
 NEAR_ZERO, NEAR_ONE = 1e-6, 1e-9
+# … and σ, relative to its estimate: where random effects can explain every row the likelihood has a limit at zero.
+NEAR_SIGMA = 1e-4
 
 
 class Held:
@@ -134,8 +136,9 @@ class Held:
         """Coefficients and right sides."""
         p = self.parameter
         if p.kind == "sigma":
-            return [({SIGMA2: 1.0}, value**2)]
+            return [({SIGMA2: 1.0}, max(value, NEAR_SIGMA * p.estimate) ** 2)]
         if p.kind == "icc":
+            value = min(value, 1 - NEAR_SIGMA**2)
             if value:
                 return [(shares(self.fit, p.place, value), 0.0)]
             return [equation for k in p.place for equation in self._nothing(k)]
