@@ -17,3 +17,12 @@ def gather(
     weights: _Array | None = None,
 ) -> tuple[_Array, _Array]: ...
 def transform(products: _Array, left: _Array, right: _Array) -> _Array: ...
+def leaf_products(
+    columns: Columns,
+    order: _Codes | None,
+    first: _Codes,
+    shift: _Array,
+    factor: _Array,
+    basis: _Array,
+    weights: _Array | None = None,
+) -> _Array: ...

@@ -2,7 +2,7 @@
 
 from cython.parallel cimport prange, threadid
 from libc.math cimport sqrt
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 import numpy as np
 
@@ -247,6 +247,91 @@ cdef void transform_levels(Py_ssize_t lo, Py_ssize_t hi, Py_ssize_t Q, Py_ssize_
             for a in range(Q):
                 if left[a * q + i] != 0:
                     hlm_axpy(w, left[a * q + i], room + a * wide, row + i * w)
+
+
+cdef void leaf_chunk(const Column *columns, Py_ssize_t count, const Py_ssize_t *order, const Py_ssize_t *first,
+                     Py_ssize_t lo, Py_ssize_t hi, const double *shift, const double *factor, const double *weights,
+                     const double *basis, Py_ssize_t E, Py_ssize_t w, Py_ssize_t wide, double *room,
+                     double *out) noexcept nogil:
+    """Products of leaves lo .. hi - 1; `room` holds a panel, products (w x w), both factors and what is between."""
+    cdef Py_ssize_t l, i, j, row, rows
+    cdef double *total = room + ROWS * w
+    cdef double *right = total + w * w
+    cdef double *left = right + count * wide
+    cdef double *half = left + E * count
+    cdef double *whole = half + count * wide
+    for i in range(count):
+        for j in range(wide):
+            right[i * wide + j] = basis[i * E + j] if j < E else 0
+        for j in range(E):
+            left[j * count + i] = basis[i * E + j]
+    for l in range(lo, hi):
+        memset(total, 0, w * w * sizeof(double))
+        row = first[l]
+        while row < first[l + 1]:
+            rows = min(<Py_ssize_t> ROWS, first[l + 1] - row)
+            pack(columns, count, order, row, rows, shift, factor, weights, w, room)
+            hlm_rank_update(rows, w, room, w, total, w)
+            row += rows
+        for i in range(count):               # in full, and closed up: rows of `count`
+            for j in range(count):
+                total[i * count + j] = total[i * w + j] if i <= j else total[j * count + i]
+        hlm_product(count, count, wide, total, right, half)
+        hlm_product(E, count, wide, left, half, whole)
+        for i in range(E):
+            memcpy(out + (l * E + i) * E, whole + i * wide, E * sizeof(double))
+
+
+def leaf_products(Columns columns not None, const Py_ssize_t[::1] order, const Py_ssize_t[::1] first not None,
+                  const double[::1] shift not None, const double[::1] factor not None,
+                  const double[:, ::1] basis not None, const double[::1] weights=None):
+    """Sum cross-products of combinations of the columns over the rows of each leaf.
+
+    Parameters
+    ----------
+    columns : Columns
+        C columns of n rows.
+    order : (n,) intp or None
+        Rows sorted by leaf; None when they stand so already.
+    first : (J + 1,) intp
+        Rows of leaf l are order[first[l] : first[l + 1]]; some of the leaves will do.
+    shift, factor : (C,) float64
+    basis : (C, E) float64
+        The combinations are ((columns - shift) · factor) @ basis.
+    weights : (n,) float64 or None
+
+    Returns
+    -------
+    (J, E, E) float64
+    """
+    cdef Py_ssize_t n = columns.rows, count = columns.count, E = basis.shape[1], leaves = first.shape[0] - 1, c, i
+    cdef Py_ssize_t w = (count + 7) // 8 * 8, wide = (E + 3) // 4 * 4
+    if (order is not None and order.shape[0] != n) or (weights is not None and weights.shape[0] != n):
+        raise ValueError(f"order and weights must have {n} entries")
+    if shift.shape[0] != count or factor.shape[0] != count or basis.shape[0] != count:
+        raise ValueError(f"shift, factor and basis must have {count} entries or rows")
+    if leaves < 0 or first[0] < 0 or first[leaves] > n or (np.diff(first) < 0).any():
+        raise ValueError(f"first must not decrease, and stay between 0 and {n}")
+    out = np.empty((leaves, E, E))
+    if leaves == 0 or E == 0:
+        return out
+    if order is not None:
+        for i in range(first[0], first[leaves]):
+            if not 0 <= order[i] < n:
+                raise ValueError(f"order[{i}] = {order[i]} is not a row")
+    cdef Py_ssize_t chunks = chunk_count(leaves, 64, 0)
+    cdef int threads = threads_for(chunks)
+    cdef double[:, ::1] rooms = np.zeros((threads, (ROWS + w) * w + 2 * count * wide + E * (count + wide) + 16))
+    cdef double[:, :, ::1] view = out
+    cdef const Py_ssize_t *rows = &order[0] if order is not None else NULL
+    cdef const double *weight = &weights[0] if weights is not None else NULL
+    cdef Interrupt interrupt = Interrupt()
+    for c in prange(chunks, nogil=True, schedule="dynamic", chunksize=1, num_threads=threads):
+        if not interrupt.stop(threadid()):
+            leaf_chunk(columns.at, count, rows, &first[0], leaves * c // chunks, leaves * (c + 1) // chunks, &shift[0],
+                       &factor[0], weight, &basis[0, 0], E, w, wide, &rooms[threadid(), 0], &view[0, 0, 0])
+    interrupt.check()
+    return out
 
 
 def transform(const double[:, :, :] products not None, const double[:, ::1] left not None,

@@ -46,7 +46,7 @@ cdef inline void multiply(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const double
             hlm_axpy(n, a[i * lda + r], b + r * ldb, c + i * ldc)
 
 
-cdef inline int solve_front(Level *lv, Scratch *sc, const double *front, Py_ssize_t width) noexcept nogil:
+cdef int solve_front(Level *lv, Scratch *sc, const double *front, Py_ssize_t width) noexcept nogil:
     """solved := (I + AD)⁻¹ [A | U | I] (the last block when width > w)."""
     cdef Py_ssize_t q = lv.q, w = lv.w, i, j, c
     cdef double s
