@@ -1,7 +1,7 @@
-"""What tests of fixed effects cost beside the fit: ``python benchmarks/inference.py``, one process, ratios to the fit.
+"""What tests of fixed effects, and the deletion of each group, cost beside the fit: ``python benchmarks/inference.py``.
 
-W2 is generated; InstEval (73,421 ratings, crossed) is read from the tests' reference data of the checkout. Peak memory
-is that of the whole process, data and fit included.
+One process, ratios to the fit. W2 is generated; InstEval (73,421 ratings, crossed) is read from the tests' reference
+data of the checkout. Peak memory is that of the whole process so far, data and fit included.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from timing import timed
 import hlm
 
 # What is asked for: W2's ratios to the fit, InstEval's peak.
-BOUNDS = {"satterthwaite": 1.0, "kenward-roger": 3.0}
+BOUNDS = {"satterthwaite": 1.0, "kenward-roger": 3.0, "influence": 3.0}
 DATA = Path(__file__).parents[1] / "tests" / "data" / "reference" / "InstEval.csv.gz"
 
 
@@ -33,28 +33,36 @@ def peak() -> float:
     return used / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-def table(found: hlm.Fit, method: str, options: dict[str, str]) -> pd.DataFrame:
-    """Everything about each coefficient."""
-    return found.inference(method, **options).table()
+Asked = dict[str, Callable[[hlm.Fit], object]]
 
 
-def measure(name: str, fit: Callable[[], hlm.Fit], asked: list[tuple[str, dict[str, str]]], rounds: int) -> None:
-    """Print seconds of the fit and of each inference on a new fit, medians over rounds, and their ratio."""
+def tables(*asked: tuple[str, dict[str, str]]) -> Asked:
+    """Everything about each coefficient, by methods of `Fit.inference` and their options."""
+
+    def table(method: str, options: dict[str, str], found: hlm.Fit) -> pd.DataFrame:
+        return found.inference(method, **options).table()
+
+    return {" ".join([method, *options.values()]): partial(table, method, options) for method, options in asked}
+
+
+def measure(name: str, fit: Callable[[], hlm.Fit], asked: Asked, rounds: int) -> None:
+    """Print seconds of the fit and of what is asked of each new fit, medians over rounds, and their ratio."""
     seconds: dict[str, list[float]] = {"fit": []}
     for _ in range(rounds + 1):  # the first round is a warm-up
         spent, found = timed(fit)
         seconds["fit"].append(spent)
-        for method, options in asked:
-            label = " ".join([method, *options.values()])
-            spent, _ = timed(partial(table, found, method, options))
+        if len(seconds) == 1:
+            print(f"{name:9} peak memory after the fit {peak():.0f} MiB")
+        for label, ask in asked.items():
+            spent, _ = timed(partial(ask, found))
             seconds.setdefault(label, []).append(spent)
     base = statistics.median(seconds["fit"][1:])
     for label, spent in seconds.items():
         middle = statistics.median(spent[1:])
-        bound = BOUNDS.get(label.split()[0]) if name == "W2" else None
+        bound = BOUNDS.get(label.split()[0]) if name.startswith("W2") else None
         verdict = "" if bound is None else f"   asked for: at most {bound:g}"
         print(f"{name:9} {label:22} {middle:8.3f} s {middle / base:8.3f} of the fit{verdict}")
-    print(f"{name:9} peak memory of the process so far {peak():.0f} MiB")
+    print(f"{name:9} peak memory {peak():.0f} MiB")
 
 
 def main() -> None:
@@ -67,14 +75,22 @@ def main() -> None:
     measure(
         "InstEval",
         lambda: hlm.Model("y ~ service + (1 | s) + (1 | d)", ratings).fit(),
-        [("satterthwaite", {}), ("kenward-roger", {}), ("CR2", {"cluster": "d"}), ("CR2", {"cluster": "s"})],
+        tables(("satterthwaite", {}), ("kenward-roger", {}), ("CR2", {"cluster": "d"}), ("CR2", {"cluster": "s"})),
         options.rounds,
     )
     problem = problems.load("W2", options.folder)
     measure(
         "W2",
         lambda: hlm.Model(problem.model.formula, problem.frame).fit(),
-        [("satterthwaite", {}), ("kenward-roger", {}), ("CR0", {}), ("CR2", {})],
+        tables(("satterthwaite", {}), ("kenward-roger", {}), ("CR0", {}), ("CR2", {})),
+        options.rounds,
+    )
+    term = problem.model.random[0]
+    y, X, Z, codes = problem.y, problem.X, problem.Z(term), problem.codes(term)
+    measure(
+        "W2 arrays",
+        lambda: hlm.Model.from_arrays(y, X, [hlm.Random(codes, Z, name="g")]).fit(),
+        {"influence": hlm.Fit.influence},
         options.rounds,
     )
 

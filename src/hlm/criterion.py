@@ -25,6 +25,7 @@ from hlm.variance.rows import Known
 from hlm.variance.structures import Unstructured
 from hlm_ext.criterion import Criterion, KernelError
 from hlm_ext.forest import Forest
+from hlm_ext.linear import lower_factor
 from hlm_ext.roots import RootForest, leaf_roots
 from hlm_ext.structure import first_rows
 
@@ -136,6 +137,21 @@ class Problem:
             between = self.design.factors[k].between
             out[k] = effect_map if between is None else effect_map / np.sqrt(between.scale)
         return out
+
+    def user_roots(self, point: Matrix) -> list[Matrix]:
+        """Return square roots (q, q) of T/σ² of each factor in the user's units, at a point of `space`."""
+        if self.variances is not None:
+            return self.variances.user_roots(point)
+        return [back @ L for back, L in zip(self.maps, self.template.factors_of(point), strict=True)]
+
+    def user_theta(self, point: Matrix) -> Matrix:
+        """Return θ as a fit reports it, at a point of `space`."""
+        out = [np.zeros(0)]
+        for factor, root in zip(self.design.factors, self.user_roots(point), strict=True):
+            for block, structure in zip(factor.blocks, factor.all_structures, strict=True):
+                L = lower_factor(root[np.ix_(block, block)])
+                out.append(L.T[np.triu_indices(len(block))] if structure is None else structure.start(L @ L.T))
+        return np.concatenate(out)
 
     @property
     def curvature(self) -> tuple[str, str]:

@@ -24,7 +24,6 @@ from hlm.prediction import linear_predictor, predict, predict_interval
 from hlm.residuals.estimation import estimate_model
 from hlm.residuals.results import ResidualEstimate, residual_of
 from hlm.simulation import simulate, simulator_of
-from hlm_ext.linear import lower_factor
 
 if TYPE_CHECKING:
     from hlm.certificate import Certificate
@@ -112,7 +111,7 @@ class Fit(InferenceMethods, EmpiricalBayesMethods, ErrorStructureMethods, Diagno
     def trace(self) -> pd.DataFrame:
         """Steps of the optimiser: criterion, length of the step and Newton decrement (engine's coordinates), and θ."""
         frame = self._trace.table()
-        values = [self._user_theta(theta) for theta in self._trace.theta]
+        values = [self._problem.user_theta(theta) for theta in self._trace.theta]
         names = self._problem.theta_names
         if self._problem.residual is not None:
             values = [np.concatenate(pair) for pair in zip(values, self._trace.residual, strict=True)]
@@ -158,22 +157,6 @@ class Fit(InferenceMethods, EmpiricalBayesMethods, ErrorStructureMethods, Diagno
         with self._lock:
             return float(np.sqrt(self._criterion.sigma2) * self._problem.coordinates.scale)
 
-    def _roots(self, point: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
-        """Square roots (q, q) of D of each factor in the user's units of u/σ."""
-        problem = self._problem
-        if problem.variances is not None:
-            return problem.variances.user_roots(point)
-        engine = problem.template.factors_of(point)
-        return [effect_map @ L for effect_map, L in zip(problem.maps, engine, strict=True)]
-
-    def _user_theta(self, point: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        out = [np.zeros(0)]
-        for factor, root in zip(self.model.design.factors, self._roots(point), strict=True):
-            for block, structure in zip(factor.blocks, factor.all_structures, strict=True):
-                L = lower_factor(root[np.ix_(block, block)])
-                out.append(L.T[np.triu_indices(len(block))] if structure is None else structure.start(L @ L.T))
-        return np.concatenate(out)
-
     @cached_property
     def theta(self) -> pd.Series:
         """Stacked lower triangles of Λ, column by column, random terms in the order of the formula; T = σ²ΛΛ'.
@@ -181,7 +164,7 @@ class Fit(InferenceMethods, EmpiricalBayesMethods, ErrorStructureMethods, Diagno
         For a term with a structure: the structure's θ.
         """
         names = self._problem.theta_names
-        return pd.Series(self._user_theta(self._point), index=names, name="theta", dtype=float)
+        return pd.Series(self._problem.user_theta(self._point), index=names, name="theta", dtype=float)
 
     @cached_property
     def covariances(self) -> dict[str, pd.DataFrame]:

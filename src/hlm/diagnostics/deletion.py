@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,13 +14,11 @@ from hlm.design import Design, check_design
 from hlm.errors import DesignError
 from hlm.estimation import estimate
 from hlm.residuals.refusals import independent_errors
+from hlm_ext.criterion import KernelError
+from hlm_ext.trust_region import newton
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
-
-
-# Curvatures below this part of the largest are none: directions of θ on the boundary.
-FLAT = 1e-9
 
 
 def subset(design: Design, kept: npt.NDArray[np.bool_]) -> Design:
@@ -34,11 +32,13 @@ def subset(design: Design, kept: npt.NDArray[np.bool_]) -> Design:
     """
     factors = []
     for factor in design.factors:
-        used, codes = np.unique(factor.codes[kept], return_inverse=True)
+        left = factor.codes[kept]
+        there = np.bincount(left, minlength=factor.size) > 0
+        used = np.flatnonzero(there)
         factors.append(
             replace(
                 factor,
-                codes=codes.astype(np.intp),
+                codes=(np.cumsum(there) - 1)[left].astype(np.intp),
                 labels=factor.labels[used],
                 columns=tuple(column[kept] for column in factor.columns),
                 between=None if factor.between is None else factor.between.restricted(used, factor.labels),
@@ -79,8 +79,6 @@ def refit_without(fit: Fit, kept: npt.NDArray[np.bool_]) -> Fit:
     model = type(fit.model).__new__(type(fit.model))
     model._reader = fit.model._reader
     model.design, model.problem = problem.design, problem
-    if fit._problem.restrictions is not None:
-        problem = problem.restrict(fit._problem.restrictions)
     return type(fit)(model, problem, estimate(problem, fit.reml, fit.method, None, False), fit.reml, fit.method)
 
 
@@ -89,6 +87,8 @@ def _problem_without(fit: Fit, kept: npt.NDArray[np.bool_]) -> Problem:
     design = subset(fit.model.design, kept)
     check_design(design)
     problem = make_problem(design)
+    if fit._problem.restrictions is not None:
+        problem = problem.restrict(fit._problem.restrictions)
     if int(problem.coordinates.kept.sum()) < int(fit._problem.coordinates.kept.sum()):
         raise DesignError("without these rows the fixed columns are dependent")
     return problem
@@ -96,68 +96,97 @@ def _problem_without(fit: Fit, kept: npt.NDArray[np.bool_]) -> Problem:
 
 @dataclass(frozen=True)
 class Deletion:
-    """What is estimated without some rows, in the user's units but for D.
+    """What is estimated without some rows.
 
     Attributes
     ----------
-    fixed, covariance, sigma
-        γ̂, its covariance and σ̂ at the θ of the fit.
-    moved : (p,) float64
-        γ̂ at θ after one Newton step.
-    D : list of (q, q) float64
-        T/σ² of each factor after the step.
+    fixed, bse, sigma
+        γ̂ (p,), its standard errors and σ̂ at the θ of the fit.
+    log_volume : float
+        Logarithm of the determinant of γ̂'s covariance, along the constraints if there are any.
+    moved, theta
+        γ̂ and θ after one Newton step, θ as a fit reports it.
     decrement : float
         Of the step, in units of the criterion; infinite where the Hessian has a negative eigenvalue.
     """
 
     fixed: Matrix
-    covariance: Matrix
+    bse: Matrix
+    log_volume: float
     sigma: float
     moved: Matrix
-    D: list[Matrix]
+    theta: Matrix
     decrement: float
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """`Deletion` of many groups, one row each in the order of their levels; NaN where there is nothing."""
+
+    fixed: Matrix
+    bse: Matrix
+    log_volume: Matrix
+    sigma: Matrix
+    moved: Matrix
+    theta: Matrix
+    decrement: Matrix
+
+    @classmethod
+    def room(cls, count: int, p: int, m: int) -> Deleted:
+        """Return room for `count` deletions, p coefficients and m entries of θ each."""
+        shapes = [(count, p), (count, p), (count,), (count,), (count, p), (count, m), (count,)]
+        out = cls(*(np.full(shape, np.nan) for shape in shapes))
+        out.decrement[:] = np.inf
+        return out
+
+    def put(self, g: int, one: Deletion) -> None:
+        """Fill the row of one group."""
+        for part in fields(one):
+            getattr(self, part.name)[g] = getattr(one, part.name)
+
+
+def volume(beta_map: Matrix) -> float:
+    """Return what a change of coordinates γ = map δ adds to the logarithm of a determinant of a covariance."""
+    return float(np.linalg.slogdet(beta_map.T @ beta_map)[1])
 
 
 def delete_rows(fit: Fit, kept: npt.NDArray[np.bool_]) -> Deletion:
     """Return γ̂ without some rows at the θ of the fit, and after one Newton step in θ.
 
+    The step is that of the model of the rows that are left, in its own coordinates and along its constraints. Where
+    variances are absolute (known values of T) the θ that is held has σ in it.
+
     Parameters
     ----------
     fit : Fit
-        Without structures, known values or constraints.
+        Without a structure of the level-1 errors.
     kept : (n,) bool array
         Of the rows that are used; True: stays.
+
+    Raises
+    ------
+    DataError, DesignError, NumericalError
+        If too few are left for the model.
     """
     problem = _problem_without(fit, kept)
-    template, criterion = problem.template, problem.criterion(fit.reml)
-    T = [fit.covariances[factor.name].to_numpy() / fit.sigma**2 for factor in template.factors]
-    inverses = [np.linalg.inv(matrix) for matrix in problem.maps]
-    criterion.value(template.theta_of_covariances([M @ D @ M.T for M, D in zip(inverses, T, strict=True)]))
-    c = problem.coordinates
-    fixed, sigma2 = c.beta_map @ criterion.beta + c.beta_shift, criterion.sigma2
-    covariance = sigma2 * c.beta_map @ criterion.cross_inverse @ c.beta_map.T
-    here = np.array(criterion.theta)
-    gradient, hessian = criterion.derivatives(problem.curvature[1])
-    step, decrement = newton_steps(gradient[None], hessian[None])
-    if not np.isfinite(decrement[0]):
-        return Deletion(fixed, covariance, np.sqrt(sigma2) * c.scale, np.full_like(fixed, np.nan), T, np.inf)
-    criterion.value(here + step[0])
-    D = [M @ L @ L.T @ M.T for M, L in zip(problem.maps, template.factors_of(here + step[0]), strict=True)]
-    moved = c.beta_map @ criterion.beta + c.beta_shift
-    return Deletion(fixed, covariance, float(np.sqrt(sigma2) * c.scale), moved, D, float(decrement[0]))
-
-
-def newton_steps(gradient: Matrix, hessian: Matrix) -> tuple[Matrix, Matrix]:
-    """Newton steps (g, m) and what they gain; NaN and infinity where the Hessian has a negative eigenvalue."""
-    values, vectors = np.linalg.eigh(hessian)
-    largest = np.abs(values).max(axis=1, initial=0.0)[:, None]
-    along = np.einsum("gst,gs->gt", vectors, gradient)
-    flat = np.abs(values) <= FLAT * largest
-    length = np.where(flat, 0.0, along / np.where(flat, 1.0, values))
-    bad = ((values < 0) & ~flat).any(axis=1)
-    step = -np.einsum("gst,gt->gs", vectors, length)
-    step[bad] = np.nan
-    return step, np.where(bad, np.inf, 0.5 * (along * length).sum(axis=1))
+    space, criterion, c = problem.space, problem.criterion(fit.reml), problem.coordinates
+    roots = zip(problem.maps, fit._problem.user_roots(fit._point), strict=True)
+    covariances = [root @ root.T for root in (np.linalg.solve(M, user) for M, user in roots)]
+    try:
+        criterion.value(space.point(covariances, (fit.sigma / c.scale) ** 2))
+        fixed, sigma2, inverse = c.beta_map @ criterion.beta + c.beta_shift, criterion.sigma2, criterion.cross_inverse
+        bse = np.sqrt(np.einsum("xk,kl,xl->x", c.beta_map, sigma2 * inverse, c.beta_map))
+        log_volume = float(np.linalg.slogdet(sigma2 * inverse)[1]) + volume(c.beta_map)
+        here = np.array(criterion.theta)
+        step, decrement = newton(*criterion.derivatives(problem.curvature[1]))
+        moved, theta = np.full_like(fixed, np.nan), np.full(len(problem.theta_names), np.nan)
+        if np.isfinite(decrement):
+            there = space.move(here, step)
+            criterion.value(there)
+            moved, theta = c.beta_map @ criterion.beta + c.beta_shift, problem.user_theta(there)
+    except KernelError as error:
+        raise problem.explain(error) from None
+    return Deletion(fixed, bse, log_volume, float(np.sqrt(sigma2) * c.scale), moved, theta, decrement)
 
 
 def widened(design: Design, columns: dict[str, npt.NDArray[np.float64]]) -> Design:

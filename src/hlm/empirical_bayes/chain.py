@@ -208,7 +208,7 @@ def stages_of(fit: Fit) -> list[Stage]:
 def chain_roots(fit: Fit) -> list[Array]:
     """Return a square root of D of each factor of the hierarchy, leaves first, in the engine's coordinates."""
     problem = fit._problem
-    roots = fit._roots(fit._point)
+    roots = fit._problem.user_roots(fit._point)
     return [np.asarray(np.linalg.solve(problem.maps[k], roots[k]), dtype=np.float64) for k in problem.template.order]
 
 
