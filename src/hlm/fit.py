@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from hlm.criterion import Problem
 from hlm.diagnostics.methods import DiagnosticMethods
 from hlm.empirical_bayes.methods import EmpiricalBayesMethods
 from hlm.error_structure.methods import ErrorStructureMethods
+from hlm.errors import DataTypeError
 from hlm.inference.fit_methods import InferenceMethods
 from hlm.notation import show_equations
 from hlm.prediction import linear_predictor, predict, predict_interval
@@ -253,6 +254,26 @@ class Fit(InferenceMethods, EmpiricalBayesMethods, ErrorStructureMethods, Diagno
         design = self.model.design
         return design.full_length(design.y - linear_predictor(self, design.factors)).rename("resid")
 
+    @overload
+    def predict(
+        self, new: Any = ..., *, effects: str | Sequence[str] = ..., new_levels: str = ..., interval: None = ...
+    ) -> pd.Series: ...
+
+    @overload
+    def predict(
+        self,
+        new: Any = ...,
+        *,
+        effects: str | Sequence[str] = ...,
+        new_levels: str = ...,
+        interval: str,
+        method: str = ...,
+        alpha: float = ...,
+        theta_uncertainty: bool | None = ...,
+        mean_of: int = ...,
+        **options: Any,
+    ) -> pd.DataFrame: ...
+
     def predict(
         self,
         new: Any = None,
@@ -260,10 +281,12 @@ class Fit(InferenceMethods, EmpiricalBayesMethods, ErrorStructureMethods, Diagno
         effects: str | Sequence[str] = "all",
         new_levels: str = "error",
         interval: str | None = None,
+        method: str = "z",
         alpha: float = 0.05,
-        theta_uncertainty: bool = True,
+        theta_uncertainty: bool | None = None,
         mean_of: int = 1,
-    ) -> Any:
+        **options: Any,
+    ) -> pd.Series | pd.DataFrame:
         """Predict the response.
 
         Parameters
@@ -277,11 +300,19 @@ class Fit(InferenceMethods, EmpiricalBayesMethods, ErrorStructureMethods, Diagno
         interval : {"confidence", "prediction"}, optional
             "confidence": for the expected response, x'γ and the chosen effects of levels that are known. "prediction":
             for the response of a new row; effects that are not chosen, or of levels not seen, count with their
-            variance z'Tz, and σ² is added.
+            variance z'Tz, and σ² is added: with a residual structure that of the row's stratum, covariates or occasion.
+            Where errors are correlated within groups, only for rows of new groups.
+        method : str
+            How an interval is judged, a method of `inference` (with its `options`): ``inference(method).predict(...)``
+            is the same. "z": normal quantiles. "satterthwaite": degrees of freedom of the row's whole variance.
+            "kenward-roger": besides, the variance adjusted for the estimation of the variances, of predicted effects
+            too. "between-within", "hlm" and "CR0" … "CR3": standard errors and degrees of freedom of x'γ, to which a
+            prediction interval adds the model's variances; of predicted effects they say nothing.
         alpha : float
-            The intervals cover 1 - alpha (normal quantiles).
-        theta_uncertainty : bool
-            Add what the estimation of the variances contributes (Kackar and Harville).
+            The intervals cover 1 - alpha.
+        theta_uncertainty : bool, optional
+            Add what the estimation of the variances contributes (Kackar and Harville). Left out, as the method has it:
+            "z" adds it, "satterthwaite" to rows with predicted effects, "kenward-roger" always, the others never.
         mean_of : int
             A prediction interval is for the mean of so many new rows of the same groups and regressors.
 
@@ -290,17 +321,25 @@ class Fit(InferenceMethods, EmpiricalBayesMethods, ErrorStructureMethods, Diagno
         (N,) Series or DataFrame
             NaN where a used column is missing, or where there is no estimate: columns that are aliased in the data of
             the fit do not go with each other in this row (with a `RankDeficientWarning`). With an interval:
-            "predicted", "se", "lower", "upper", and the parts of the variance: "var_fixed" (γ̂), "var_groups" (û),
-            "var_theta" and, of predictions, "var_new_groups", "var_residual".
+            "predicted", "se", "df" (infinite with "z"), "lower", "upper", and the parts of the variance: "var_fixed"
+            (γ̂), "var_groups" (û), "var_theta" and, of predictions, "var_new_groups", "var_residual".
 
         Raises
         ------
         DataError
-            For an unknown level or category, naming it, or a missing column.
+            For an unknown level or category, naming it, or a missing column; where random effects are predicted, for a
+            method that says nothing of them.
+        DataTypeError
+            For what belongs to an interval when none is asked for.
+        DesignError
+            For prediction intervals of rows of a known group whose errors are correlated.
         """
-        if interval is None:
-            return predict(self, new, effects, new_levels)
-        return predict_interval(self, new, effects, new_levels, interval, alpha, theta_uncertainty, mean_of)
+        if interval is not None:
+            view = self.inference(method, **options)
+            return predict_interval(view, new, effects, new_levels, interval, alpha, theta_uncertainty, mean_of)
+        if method != "z" or theta_uncertainty is not None or options:
+            raise DataTypeError("method, theta_uncertainty and options belong to an interval: give interval=")
+        return predict(self, new, effects, new_levels)
 
     # ---- other responses ------------------------------------------------------------------------------------------
 

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hlm import prediction_error as error
 from hlm.design import Column, Design, Factor
 from hlm.effects import contributions
 from hlm.errors import DataError, DataTypeError, DesignError, RankDeficientWarning, show
-from hlm.inference.distributions import normal_quantile
+from hlm.inference.distributions import Array, checked_alpha, t_quantile
 from hlm.inference.hypotheses import estimable_rows
+from hlm.prediction_error import Errors, Rows
 from hlm.structure import Codes
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
+    from hlm.inference.fixed import Inference
 
 POLICIES = ("error", "population", "nan")
 INTERVALS = ("confidence", "prediction")
 # How nearly columns of new rows must go with each other as those of the fit do, where these are aliased; relative.
 TIED = 1e-6
+# Of the variance of an error of prediction, as they are shown.
+PARTS = ("fixed", "groups", "theta", "new_groups", "residual")
 
 
 def predict(fit: Fit, new: Any, effects: str | Sequence[str], new_levels: str) -> pd.Series:
@@ -52,19 +55,22 @@ def predict(fit: Fit, new: Any, effects: str | Sequence[str], new_levels: str) -
 
 
 def predict_interval(
-    fit: Fit,
+    view: Inference,
     new: Any,
     effects: str | Sequence[str],
     new_levels: str,
     interval: str,
     alpha: float,
-    theta_uncertainty: bool,
+    theta_uncertainty: bool | None,
     mean_of: int,
 ) -> pd.DataFrame:
-    """Predict with standard errors and intervals; see `Fit.predict`."""
+    """Predict with standard errors and intervals as `view` has them; see `Fit.predict`."""
     if interval not in INTERVALS:
-        raise DataError(f"interval must be None or one of {', '.join(map(repr, INTERVALS))}, got {interval!r}")
-    z, rows = normal_quantile(alpha), error.check_mean_of(mean_of)
+        raise DataError(f"interval must be one of {', '.join(map(repr, INTERVALS))}, got {interval!r}")
+    if theta_uncertainty is not None and not isinstance(theta_uncertainty, (bool, np.bool_)):
+        raise DataTypeError(f"theta_uncertainty must be True, False or None, got {theta_uncertainty!r}")
+    alpha, mean_of = checked_alpha(alpha), _checked_mean_of(mean_of)
+    fit = view.fit
     design = fit.model.design
     if design.absorbed is not None:
         raise DesignError(
@@ -73,48 +79,74 @@ def predict_interval(
             column=design.absorbed.name,
         )
     predicted = predict(fit, new, effects, new_levels)
-    chosen = [factor.name for factor in chosen_factors(design, effects)]
+    X, levels, Z = _columns(fit, new, chosen_factors(design, effects), new_levels)
+    fresh = effects == "population" or (bool(levels) and all((code < 0).all() for code in levels))
+    noise = None if interval == "confidence" else _noise(fit, new, len(X), mean_of, fresh)
+    parts, df = view.prediction(Errors(fit, Rows(X, levels, Z, noise)), theta_uncertainty)
     used = slice(None) if new is not None or design.kept is None else design.kept
-    count = design.rows if new is None else len(predicted)
-    columns = design.columns if new is None else fit.model.new_rows(new)[0]
+
+    def over_input(values: Array) -> Array:
+        full = np.full(len(predicted), np.nan)
+        full[used] = values
+        full[predicted.isna()] = np.nan
+        return full
+
+    shown = {name: over_input(parts[name]) for name in PARTS if name in parts}
+    se = np.sqrt(np.maximum(sum(shown.values()), 0.0))
+    df = np.where(np.isnan(se), np.nan, over_input(df))
+    half = t_quantile(df, alpha) * se
+    columns = {"predicted": predicted, "se": se, "df": df, "lower": predicted - half, "upper": predicted + half}
+    return pd.DataFrame(columns).assign(**{f"var_{name}": values for name, values in shown.items()})
+
+
+def _checked_mean_of(mean_of: Any) -> int:
+    """Return the number of rows that a prediction is the mean of."""
+    if isinstance(mean_of, bool) or not isinstance(mean_of, (int, np.integer)) or mean_of < 1:
+        raise DataError(f"mean_of must be a whole number of at least 1, got {mean_of!r}")
+    return int(mean_of)
+
+
+def _columns(fit: Fit, new: Any, chosen: list[Factor], new_levels: str) -> tuple[Array, list[Codes], list[Array]]:
+    """Return X, and for each factor levels (-1: not predicted) and random columns, of rows of the fit or new ones."""
+    design = fit.model.design
+    columns, _, index = (design.columns, [], range(design.rows)) if new is None else fit.model.new_rows(new)
     kept = [column for column, keep in zip(columns, fit._problem.coordinates.kept, strict=True) if keep]
-    X = np.column_stack(kept) if kept else np.zeros((count, 0))
+    X = np.column_stack(kept) if kept else np.zeros((len(index), 0))
     levels, Z = [], []
     for factor in design.factors:
+        found = np.full(len(X), -1, dtype=np.intp)
         if new is None:
-            found, random = factor.codes, list(factor.columns)
-        elif factor.name in chosen:
+            random = list(factor.columns)
+            found = factor.codes if factor in chosen else found
+        elif factor in chosen:
             found, random = _known_levels(fit, new, factor, new_levels)
         else:
             random = fit.model.new_random_columns(new, factor)
-            found = np.full(count, -1)
-        levels.append(found if factor.name in chosen else np.full(count, -1))
+        levels.append(found)
         Z.append(np.column_stack(random))
-    parts = error.variances(fit, error.Rows(X, levels, [z.copy() for z in Z]), theta_uncertainty)
-    if interval == "prediction":
-        parts["new_groups"] = np.zeros(count)
-        for factor, found, z_columns in zip(design.factors, levels, Z, strict=True):
-            parts["new_groups"] += np.where(found < 0, error.new_effects(fit, factor, z_columns), 0.0)
-        weights = design.weights if new is None else None
-        parts["residual"] = np.full(count, fit.sigma**2 / rows) / (1.0 if weights is None else weights)
-        parts["residual"] *= _relative_variance(fit, new is None)
-    full = {name: np.full(len(predicted), np.nan) for name in parts}
-    for name, values in parts.items():
-        full[name][used] = values
-    return error.table(predicted, full, z, predicted.isna().to_numpy())
+    return X, levels, Z
 
 
-def _relative_variance(fit: Fit, rows_of_fit: bool) -> Any:
-    """Variances of new errors relative to σ²/w."""
-    residual = fit._problem.residual
+def _noise(fit: Fit, new: Any, count: int, mean_of: int, fresh: bool) -> Callable[[Array], Array]:
+    """Return the variances (N,) of new errors, or of means of so many, relative to σ², as a function of φ.
+
+    `fresh` says that the rows are of new groups, with whose errors no observed ones go.
+    """
+    residual, weights = fit._problem.residual, fit.model.design.weights
+    known = np.full(count, 1.0 / mean_of)
+    if new is None and weights is not None:
+        known = known / weights
     if residual is None:
-        return 1.0
-    if residual.pattern.correlated or not rows_of_fit:
+        return lambda phi: known
+    pattern = residual.pattern
+    if pattern.correlated and (mean_of > 1 or not fresh):
+        what = "the mean of several rows" if mean_of > 1 else "a row of a known group"
         raise DesignError(
-            f"prediction intervals are not offered for errors with a structure ({residual.pattern.describe()}), but "
-            "those of the rows of the fit under variances by stratum or covariates; interval='confidence' is"
+            f"the errors of a group are correlated ({pattern.describe()}): a prediction interval for {what} would need "
+            "how the new errors go with each other and with those observed; effects='population' predicts one row of "
+            "a new group, interval='confidence' the expected response"
         )
-    return np.square(residual.pattern.row_sd(residual.phi))
+    return lambda phi: known * np.square(pattern.row_sd(phi, new))
 
 
 def _known_levels(fit: Fit, new: Any, factor: Factor, new_levels: str) -> tuple[Codes, list[Column]]:

@@ -1,42 +1,51 @@
-"""Variance of prediction errors, and intervals (MATH: §7).
+"""Variance of prediction errors, its derivatives in the variance parameters, and what their estimation adds (MATH: §7).
 
-The error of x'γ̂ + z'û for x'γ + z'u has, given θ, the variance (in units of σ²; Ω = (Z'WZ + D⁻¹)⁻¹, S = X'V⁻¹X)
+The error of x'γ̂ + z'û for x'γ + z'u has, given the variance parameters, the variance v, in units of σ²
 
-    z'Ωz + (x - q)'S⁻¹(x - q) ,   q = X'WZ Ωz                    (Henderson's equations, Robinson 1991)
+    z'Ωz + (x - q)'S⁻¹(x - q) ,   S = X'V⁻¹X                     (Henderson's equations, Robinson 1991; `hlm.henderson`)
 
-whose parts are the uncertainty of the groups when γ is known, and of γ̂. One grouping factor has both in closed form by
-level. Otherwise the vectors z are put in the place of y (`hlm.sides`): what the factor leaves of them is z'z - z'Ωz,
-and of X and them -q', for any structure, a few dozen rows of new data at a time; rows with the same z are one.
+whose parts are the uncertainty of the groups when γ is known, and of γ̂; groups that are not known add z'Tz, a new row
+its residual variance. The predictor λ'y is the linear unbiased one with the least variance: so the derivative of v in a
+parameter of which V and T are linear functions is that at fixed λ (envelope theorem), and with r = Z'λ - z, by level,
 
-The estimation of θ adds g'Ag: g the derivative of the prediction in θ, at the data, A the covariance of θ̂ (Kackar and
-Harville 1984, in the conditional form of Booth and Hobert 1998).
+    ∂v/∂D_a = r'E_a r = m'E_a m - 2 h'K'E_a m + h'K'E_a K h ,    h = S⁻¹(x - q) .
+
+It also makes v concave, with second derivatives -2 G, G_ab = r'E_a Z'PZ E_b r the covariances of the derivatives of the
+predictor. With A the covariance of the estimates,
+
+    E v̂ ≈ v - tr(AG)    and    mean squared error of the estimated predictor ≈ v + tr(AG)      (Kackar, Harville 1984)
+
+so that v̂ + 2 tr(AG) has no bias to that order (Prasad and Rao 1990, Harville and Jeske 1992): for x'γ̂ this is Kenward
+and Roger's adjusted covariance, with predicted effects its extension to them. Given the data, the estimation of θ adds
+g'Ag: g the derivative of the prediction in θ at the data (in the conditional form of Booth and Hobert 1998).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
+from hlm import henderson
 from hlm.criterion import Problem
-from hlm.errors import DataError
-from hlm.residuals.criterion import at_estimate
-from hlm.sides import sides, with_sides
+from hlm.residuals.criterion import STEP as RESIDUAL_STEP
+from hlm.residuals.criterion import at_estimate, gathered
+from hlm_ext.forms import forms
 
 if TYPE_CHECKING:
-    from hlm.design import Factor
     from hlm.fit import Fit
+    from hlm.inference.information import Curvature
 
 Matrix = npt.NDArray[np.float64]
 Levels = npt.NDArray[np.intp]
 
-# Vectors z that are solved for together.
-BATCH = 48
 # Steps of the derivative of predictions in θ, in standard errors: central differences are good to about the square.
 STEP = 1e-3
+# Rows whose derivatives are held at once.
+CHUNK = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -50,175 +59,210 @@ class Rows:
     levels : list of (N,) intp
         For each factor of the design: the level, -1 where the row's effect of that factor is not predicted.
     Z : list of (N, q) float64
+    noise : callable, optional
+        Variances (N,) of the errors of new rows relative to σ², at the parameters φ of a residual structure. With it
+        the response is predicted: effects that are not add their variance.
     """
 
     X: Matrix
     levels: list[Levels]
     Z: list[Matrix]
+    noise: Callable[[Matrix], Matrix] | None = None
 
 
-def variances(fit: Fit, rows: Rows, theta_uncertainty: bool) -> dict[str, Matrix]:
-    """Return the parts of the variance of the error of prediction of each row, (N,) each.
+@dataclass(frozen=True)
+class Variances:
+    """Variances of errors of prediction, given the variance parameters, with their derivatives.
 
-    Returns
-    -------
-    dict
-        "fixed": from γ̂; "groups": from û, γ known; "theta": from θ̂ (zero unless wanted).
+    Attributes
+    ----------
+    parts : dict
+        (N,) each. "fixed": from γ̂; "groups": from û, γ known; of predictions of the response "new_groups", z'Tz of
+        effects that are not predicted, and "residual".
+    slopes : (N, r) float64
+        Derivatives of their sum in the free variance parameters.
+    spread : (N,) float64
+        tr(AG), what the estimation of the parameters adds in expectation.
     """
-    problem = fit._problem
-    sigma2 = fit._criterion.sigma2
-    scale = problem.coordinates.scale
-    X = rows.X @ problem.coordinates.beta_map
-    Z = [scale * (columns @ problem.maps[k]) for k, columns in enumerate(rows.Z)]
-    for columns, levels in zip(Z, rows.levels, strict=True):
-        columns[levels < 0] = 0.0
-    with fit._lock:
-        inverse = fit._criterion.cross_inverse
-    if not Z:
-        groups, q = np.zeros(len(X)), np.zeros(X.shape)
-    elif problem.crossed is None and len(Z) == 1:
-        groups, q = _one_factor(fit, rows.levels[0], Z[0])
-    else:
-        groups, q = _several_factors(fit, rows.levels, Z)
-    for k, (factor, levels) in enumerate(zip(problem.design.factors, rows.levels, strict=True)):
-        if factor.between is not None:  # levels without rows: what those with rows leave open
-            groups = groups + factor.between.rest[levels] * ((Z[k] @ _covariances(fit)[k]) * Z[k]).sum(axis=1)
-    left = X - q
-    fixed = ((left @ inverse) * left).sum(axis=1)
-    theta = _from_theta(fit, X, rows.levels, Z) if theta_uncertainty else np.zeros(len(X))
-    return {"fixed": sigma2 * fixed, "groups": sigma2 * groups, "theta": theta}
+
+    parts: dict[str, Matrix]
+    slopes: Matrix
+    spread: Matrix
+
+    @property
+    def total(self) -> Matrix:
+        """(N,) v."""
+        return np.asarray(sum(self.parts.values()))
 
 
-def _covariances(fit: Fit) -> list[Matrix]:
-    """D of each factor in the engine's coordinates, order of the formula."""
-    return [L @ L.T for L in fit._problem.space.factors_of(fit._point)]
+class Errors:
+    """Errors of prediction of rows by a fit.
 
+    Parameters
+    ----------
+    fit : Fit
+    rows : Rows
 
-def _one_factor(fit: Fit, levels: Levels, Z: Matrix) -> tuple[Matrix, Matrix]:
-    """z'Ωz (N,) and q (N, p) from the blocks of the levels."""
-    problem = fit._problem
-    block, width = problem.coordinates.blocks[0], Z.shape[1]
-    D = _covariances(fit)[0]
-    position = np.empty(len(block), dtype=np.intp)
-    position[problem.statistics.hierarchy.levels[0]] = np.arange(len(block))
-    used, place = np.unique(position[np.maximum(levels, 0)], return_inverse=True)
-    A = block[used][:, :, :width]
-    omega = D @ np.linalg.inv(np.eye(width) + A @ D)
-    solved = np.einsum("nij,nj->ni", omega[place], Z)
-    q = np.einsum("nip,ni->np", block[used][:, :, width:-1][place], solved)
-    return (Z * solved).sum(axis=1), q
+    Attributes
+    ----------
+    X : (N, p) float64
+        Fixed columns in the engine's coordinates: x'γ = X @ engine's β + a constant.
+    predicted : (N,) bool
+        Whether random effects are predicted in a row.
+    """
 
+    def __init__(self, fit: Fit, rows: Rows) -> None:
+        problem = fit._problem
+        self.fit = fit
+        self.rows = rows
+        self.X = rows.X @ problem.coordinates.beta_map
+        scale = problem.coordinates.scale
+        Z = [scale * (columns @ problem.maps[k]) for k, columns in enumerate(rows.Z)]
+        known = [levels[:, None] >= 0 for levels in rows.levels]
+        self._Z = [np.where(seen, columns, 0.0) for seen, columns in zip(known, Z, strict=True)]
+        self._open = [np.where(seen, 0.0, columns) for seen, columns in zip(known, Z, strict=True)]
+        self.predicted: npt.NDArray[np.bool_] = np.any([np.zeros((len(self.X), 1), bool), *known], axis=0)[:, 0]
 
-def _several_factors(fit: Fit, levels: list[Levels], Z: list[Matrix]) -> tuple[Matrix, Matrix]:
-    """z'Ωz (N,) and q (N, p) by right-hand sides, for distinct rows."""
-    problem = fit._problem
-    p = problem.rank
-    keys = np.column_stack([*(code.astype(np.float64) for code in levels), *Z])
-    _, first, place = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    groups, q = np.zeros(len(first)), np.zeros((len(first), p))
-    theta = problem.template.theta_of_covariances(_covariances(fit))
-    known = [side[:, :, :-1] for side in sides(problem)]
-    for lo in range(0, len(first), BATCH):
-        part = first[lo : lo + BATCH]
-        own = slice(lo, lo + len(part))
-        groups[own], q[own] = _solve(problem, known, theta, [code[part] for code in levels], [z[part] for z in Z])
-    place = place.reshape(-1)
-    return groups[place], q[place]
-
-
-def _solve(
-    problem: Problem, known: list[Matrix], theta: Matrix, levels: list[Levels], Z: list[Matrix]
-) -> tuple[Matrix, Matrix]:
-    """z'Ωz and q of a few rows, from one factorisation with their z in the place of y."""
-    count, p = len(levels[0]), problem.rank
-    L = problem.template.factors_of(theta)
-    scales = [factor.level_scale[code] for factor, code in zip(problem.design.factors, levels, strict=True)]
-    prior = np.sum([a * ((z @ root) ** 2).sum(axis=1) for a, z, root in zip(scales, Z, L, strict=True)], axis=0)
-    # the same whatever the unit of y: z'Ωz ≤ len(Z) for each row, and what is left of the z's below is positive
-    size = np.sqrt(prior)
-    Z = [np.divide(z, size[:, None], out=np.zeros_like(z), where=size[:, None] > 0) for z in Z]
-    bound = float(len(Z) * count)
-    columns = []
-    for position, (k, side) in enumerate(zip(problem.template.order, known, strict=True)):
-        right = np.zeros((*side.shape[:2], count))
-        at = np.empty(side.shape[0], dtype=np.intp)
-        at[problem.statistics.hierarchy.levels[position]] = np.arange(len(at))
-        rows = np.flatnonzero(levels[k] >= 0)
-        relation = problem.design.factors[k].between
-        if relation is None:
-            right[at[levels[k][rows]], :, rows] = Z[k][rows]
-        else:
-            right[:, :, rows] = relation.loadings[levels[k][rows]].T[:, None, :] * Z[k][rows].T
-        columns.append(np.concatenate([side, right], axis=2))
-    total = np.zeros((p + count, p + count))
-    total[:p, :p] = problem.coordinates.total[:p, :p]
-    total[np.arange(p, p + count), np.arange(p, p + count)] = bound
-    criterion = with_sides(problem, columns, total).criterion_with(1.0, False)
-    criterion.value(theta)
-    left = criterion.schur
-    return prior * (bound - np.diag(left)[p:]), -left[p:, :p] * size[:, None]
-
-
-def _from_theta(fit: Fit, X: Matrix, levels: list[Levels], Z: list[Matrix]) -> Matrix:
-    """g'Ag (N,) by central differences of β̂ and û along the eigenvectors of the covariance of θ̂."""
-    problem = fit._problem
-    if problem.residual is not None:
-        hessian = problem.residual.hessian
-    else:
+    def parts(self) -> dict[str, Matrix]:
+        """Return the parts of the variances given the variance parameters; see `Variances`."""
+        fit = self.fit
         with fit._lock:
-            hessian = fit._criterion.derivatives(problem.curvature[1])[1]
-    moved, space, point = at_estimate(problem, fit._point, fit.reml)
-    values, vectors = np.linalg.eigh(hessian)
-    out = np.zeros(len(X))
-    for value, direction in zip(values, vectors.T, strict=True):
-        if value <= 1e-9 * values[-1]:
-            continue
-        step = STEP * float(np.sqrt(2 / value))
-        ends = []
-        for sign in (1.0, -1.0):
-            moved.value(space.move(point, sign * step * direction))
-            ends.append(_predictions(problem, moved, X, levels, Z))
-        out += 2 / value * ((ends[0] - ends[1]) / (2 * step)) ** 2
-    return out
+            inverse = fit._criterion.cross_inverse
+        found = henderson.solve(fit._problem, self._covariances, len(self.X), self.rows.levels, self._Z)
+        left = self.X - found.q
+        return self._named(((left @ inverse) * left).sum(axis=1), found.groups)
 
+    def variances(self, curvature: Curvature, of_columns: tuple[Matrix, Matrix] | None = None) -> Variances:
+        """Return variances with their derivatives in the parameters of `curvature`, the expectation by its covariance.
 
-def _predictions(problem: Problem, criterion: Any, X: Matrix, levels: list[Levels], Z: list[Matrix]) -> Matrix:
-    """x'β̂ + z'û, where the criterion stands."""
-    out = X @ criterion.beta
-    for position, effects in enumerate(criterion.effects()[0]):
-        k = problem.template.order[position]
-        relation = problem.design.factors[k].between
-        if relation is not None:
-            out += (Z[k] * (relation.loadings @ effects)[levels[k]]).sum(axis=1)
-            continue
-        at = np.empty(len(effects), dtype=np.intp)
-        at[problem.statistics.hierarchy.levels[position]] = np.arange(len(at))
-        out += (Z[k] * effects[at[np.maximum(levels[k], 0)]]).sum(axis=1)
-    return np.asarray(out)
+        Parameters
+        ----------
+        curvature : Curvature
+            Information at the estimates.
+        of_columns : ((k, t, t), (k, k, t, t)) float64, optional
+            Forms of X and maybe more in the directions of `curvature.shape`, those of D first; left out, D has all.
+            With others `spread` is right for rows without predicted effects only.
+        """
+        fit, shape = self.fit, curvature.shape
+        weight = shape @ curvature.covariance @ shape.T
+        with fit._lock:
+            criterion = fit._criterion
+            s, inverse = criterion.sigma2, criterion.cross_inverse
+            tangent, products = of_columns or forms(criterion.forest)[:2]
+        p, m = len(inverse), len(fit._problem.template.places)
+        tangent = tangent[:, :p, :p]
+        weighed = np.einsum("ab,abij->ij", weight, products[:, :, :p, :p])
+        fixed, groups, spread = (np.zeros(len(self.X)) for _ in range(3))
+        slopes = np.zeros((len(self.X), len(tangent)))
+        slopes[:, :m] = self._of_new_groups(m)
+        for at in (slice(lo, lo + CHUNK) for lo in range(0, len(self.X), CHUNK)):
+            levels, Z = [code[at] for code in self.rows.levels], [z[at] for z in self._Z]
+            found = henderson.solve(fit._problem, self._covariances, len(self.X[at]), levels, Z, weight[:m, :m])
+            left = self.X[at] - found.q
+            h = left @ inverse
+            fixed[at], groups[at] = (h * left).sum(axis=1), found.groups
+            moved = -np.einsum("aij,nj->nai", tangent, h)  # K'E_a K h
+            t = moved.copy()
+            t[:, :m] -= found.cross  # K'E_a r
+            slopes[at] += np.einsum("nai,ni->na", moved, h)
+            slopes[at, :m] += found.inner - 2 * np.einsum("nai,ni->na", found.cross, h)
+            spread[at] = found.second + np.einsum("ni,ni->n", h @ weighed - 2 * found.mixed, h)
+            spread[at] -= np.einsum("ab,nai,ij,nbj->n", weight, t, inverse, t, optimize=True)
+        parts = self._named(fixed, groups)
+        slopes = slopes @ shape + np.multiply.outer(sum(parts.values()) / s, curvature.size)
+        if fit._problem.residual is not None:
+            slopes[:, curvature.errors] = s * self._of_residual()
+        return Variances(parts, slopes, np.maximum(spread, 0.0) / s)
 
+    @property
+    def _covariances(self) -> list[Matrix]:
+        """D of each factor in the engine's coordinates, order of the formula."""
+        return [L @ L.T for L in self.fit._problem.space.factors_of(self.fit._point)]
 
-def new_effects(fit: Fit, factor: Factor, Z: Matrix) -> Matrix:
-    """z'Tz (N,): the variance of the effect of a level that is not known."""
-    T = fit.covariances[factor.name].to_numpy()
-    return np.asarray(((Z @ T) * Z).sum(axis=1))
+    def _named(self, fixed: Matrix, groups: Matrix) -> dict[str, Matrix]:
+        """Return all parts, in the user's units, from those in units of σ²."""
+        fit = self.fit
+        with fit._lock:
+            s = fit._criterion.sigma2
+        parts = {"fixed": s * fixed, "groups": s * groups}
+        if self.rows.noise is None:
+            return parts
+        parts["new_groups"] = np.zeros(len(self.X))
+        for factor, levels, Z in zip(fit._problem.design.factors, self.rows.levels, self.rows.Z, strict=True):
+            T = fit.covariances[factor.name].to_numpy()
+            parts["new_groups"] += np.where(levels < 0, ((Z @ T) * Z).sum(axis=1), 0.0)
+        residual = fit._problem.residual
+        parts["residual"] = fit.sigma**2 * self.rows.noise(np.zeros(0) if residual is None else residual.phi)
+        return parts
 
+    def _of_new_groups(self, entries: int) -> Matrix:
+        """Return derivatives (N, m_D) of the variance of effects that are not predicted."""
+        out = np.zeros((len(self.X), entries))
+        if self.rows.noise is not None:
+            for k, Z in enumerate(self._open):
+                out += henderson.squares(self.fit._problem, k, Z)
+        return out
 
-def table(
-    predicted: pd.Series, parts: dict[str, Matrix], quantile: float, unknown: npt.NDArray[np.bool_]
-) -> pd.DataFrame:
-    """Return predictions with standard errors, limits and the parts of the variance; NaN where there is none."""
-    frame = pd.DataFrame({"predicted": predicted})
-    total = sum(parts.values(), np.zeros(len(predicted)))
-    frame["se"] = np.where(unknown, np.nan, np.sqrt(np.maximum(total, 0.0)))
-    frame["lower"] = frame["predicted"] - quantile * frame["se"]
-    frame["upper"] = frame["predicted"] + quantile * frame["se"]
-    for name, values in parts.items():
-        frame[f"var_{name}"] = np.where(unknown, np.nan, values)
-    return frame
+    def _of_residual(self) -> Matrix:
+        """Return derivatives (N, r) of v/σ² in the parameters of the residual structure, by central differences."""
+        fit = self.fit
+        estimated = fit._problem.residual
+        assert estimated is not None
+        structure = gathered(replace(fit._problem, residual=None), estimated.pattern)
+        out = np.zeros((len(self.X), estimated.pattern.size))
+        for a in range(out.shape[1]):
+            for sign in (1.0, -1.0):
+                phi = estimated.phi.copy()
+                phi[a] += sign * RESIDUAL_STEP
+                out[:, a] += sign / (2 * RESIDUAL_STEP) * self._relative(structure.at(phi), phi)
+        return out
 
+    def _relative(self, problem: Problem, phi: Matrix) -> Matrix:
+        """Return what of v/σ² depends on the residual structure, in a problem with other parameters of it."""
+        criterion = problem.criterion(self.fit.reml)
+        criterion.value(self.fit._point)
+        found = henderson.solve(problem, self._covariances, len(self.X), self.rows.levels, self._Z)
+        left = self.X - found.q
+        out = found.groups + ((left @ criterion.cross_inverse) * left).sum(axis=1)
+        if self.rows.noise is not None:
+            out += problem.coordinates.scale**2 * self.rows.noise(phi)
+        return np.asarray(out)
 
-def check_mean_of(mean_of: Any) -> float:
-    """Return the number of rows that a prediction is the mean of."""
-    if isinstance(mean_of, bool) or not isinstance(mean_of, (int, np.integer)) or mean_of < 1:
-        raise DataError(f"mean_of must be a whole number of at least 1, got {mean_of!r}")
-    return float(mean_of)
+    def theta(self) -> Matrix:
+        """Return g'Ag (N,) by central differences of β̂ and û along the eigenvectors of the covariance of θ̂."""
+        fit = self.fit
+        problem = fit._problem
+        if problem.residual is not None:
+            hessian = problem.residual.hessian
+        else:
+            with fit._lock:
+                hessian = fit._criterion.derivatives(problem.curvature[1])[1]
+        moved, space, point = at_estimate(problem, fit._point, fit.reml)
+        values, vectors = np.linalg.eigh(hessian)
+        out = np.zeros(len(self.X))
+        for value, direction in zip(values, vectors.T, strict=True):
+            if value <= 1e-9 * values[-1]:
+                continue
+            step = STEP * float(np.sqrt(2 / value))
+            ends = []
+            for sign in (1.0, -1.0):
+                moved.value(space.move(point, sign * step * direction))
+                ends.append(self._predictions(moved))
+            out += 2 / value * ((ends[0] - ends[1]) / (2 * step)) ** 2
+        return out
+
+    def _predictions(self, criterion: Any) -> Matrix:
+        """Return x'β̂ + z'û, where the criterion stands."""
+        problem = self.fit._problem
+        out = self.X @ criterion.beta
+        for position, effects in enumerate(criterion.effects()[0]):
+            k = problem.template.order[position]
+            levels, Z = self.rows.levels[k], self._Z[k]
+            relation = problem.design.factors[k].between
+            if relation is not None:
+                out += (Z * (relation.loadings @ effects)[levels]).sum(axis=1)
+                continue
+            at = np.empty(len(effects), dtype=np.intp)
+            at[problem.statistics.hierarchy.levels[position]] = np.arange(len(at))
+            out += (Z * effects[at[np.maximum(levels, 0)]]).sum(axis=1)
+        return np.asarray(out)

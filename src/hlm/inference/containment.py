@@ -10,7 +10,7 @@ from hlm.covariance import Matrix
 from hlm.design import Column, Factor
 from hlm.errors import DataError
 from hlm.inference.distributions import Array
-from hlm.inference.fixed import Wald
+from hlm.inference.fixed import Inference, Wald
 from hlm.inference.terms import fixed_terms
 from hlm_ext.structure import first_rows
 
@@ -22,6 +22,7 @@ class _Counted(Wald):
     """Model-based standard errors, degrees of freedom counted for each coefficient."""
 
     counts: Array
+    prediction = Inference.prediction  # those of x'γ, not Wald's normal distribution
 
     def independent(self, names: list[str]) -> int:
         """How many coefficients are estimated: those that are known, or tied to others, do not count."""

@@ -33,7 +33,7 @@ class InferenceMethods:
     """Base of `Fit`: what is said of fixed effects and variances, and how sure it is."""
 
     def inference(self, method: str = "satterthwaite", **options: Any) -> Inference:
-        """Return one way to judge the fixed effects; its summary, tests, intervals and means all follow it.
+        """Return one way to judge the fixed effects; summary, tests, intervals, means and predictions follow it.
 
         Parameters
         ----------

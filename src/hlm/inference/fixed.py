@@ -13,6 +13,7 @@ import pandas as pd
 
 from hlm.covariance import Matrix
 from hlm.documentation import documented_by
+from hlm.errors import DataError
 from hlm.inference.anova import Anova, anova
 from hlm.inference.distributions import Array, Joint, checked_alpha, t_pvalue, t_quantile
 from hlm.inference.hypotheses import LinearTest, linear_test
@@ -21,6 +22,7 @@ from hlm.inference.means import Means, marginal_means, slopes
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
+    from hlm.prediction_error import Errors
 
 # Eigenvalues of the covariance of a hypothesis below this, relative to the largest, are dependent rows.
 DEPENDENT = 1e-10
@@ -82,6 +84,39 @@ class Inference(ABC):
         rows = vectors[:, kept].T
         F = float(((rows @ difference) ** 2 / values[kept]).mean())
         return Joint(F, float(q), combined_degrees(self.degrees(rows @ L)))
+
+    def prediction(self, errors: Errors, theta_uncertainty: bool | None) -> tuple[dict[str, Array], Array]:
+        """Return the parts (N,) of the variance of errors of prediction, and degrees of freedom (N,).
+
+        Here: this covariance for x'γ̂, the model's variances for effects that are not predicted and the residual, and
+        the degrees of freedom of x'γ for the sum. (Higgins, Thompson and Spiegelhalter 2009 predict a new group with
+        those of the mean too: they are fewer than the rest has.)
+
+        Parameters
+        ----------
+        errors : Errors
+        theta_uncertainty : bool or None
+            Whether to add what the estimation of θ contributes; None: as the method has it.
+
+        Raises
+        ------
+        DataError
+            Where random effects are predicted, for which this covariance or these degrees of freedom say nothing.
+        """
+        if errors.predicted.any():
+            raise DataError(
+                f"'{self.name}' judges combinations of fixed effects, not predicted random effects: ask for "
+                "effects='population', or use 'kenward-roger', 'satterthwaite' or 'z'"
+            )
+        if theta_uncertainty:
+            raise DataError(
+                f"'{self.name}' has nothing that the estimation of the variances adds: leave theta_uncertainty out, or "
+                "use 'kenward-roger', 'satterthwaite' or 'z'"
+            )
+        L, place = np.unique(errors.X, axis=0, return_inverse=True)
+        place = place.reshape(-1)
+        parts = errors.parts() | {"fixed": self.variances(L)[place], "theta": np.zeros(len(place))}
+        return parts, self.degrees(L)[place]
 
     # ---- what follows ---------------------------------------------------------------------------------------------
 
@@ -156,6 +191,22 @@ class Inference(ABC):
         """Find where a slope differs from zero."""
         return johnson_neyman(self, variable, moderator, **options)
 
+    def predict(
+        self,
+        new: Any = None,
+        *,
+        effects: str | Sequence[str] = "all",
+        new_levels: str = "error",
+        interval: str = "confidence",
+        alpha: float = 0.05,
+        theta_uncertainty: bool | None = None,
+        mean_of: int = 1,
+    ) -> pd.DataFrame:
+        """Predict with standard errors, degrees of freedom and intervals as this method has them; see `Fit.predict`."""
+        from hlm.prediction import predict_interval
+
+        return predict_interval(self, new, effects, new_levels, interval, alpha, theta_uncertainty, mean_of)
+
     def summary(self) -> str:
         """Return the summary of the fit with these standard errors, tests and p-values."""
         from hlm.summary import text
@@ -183,6 +234,12 @@ class Wald(Inference):
     def degrees(self, L: Matrix) -> Array:
         """Infinite."""
         return np.full(len(L), np.inf)
+
+    def prediction(self, errors: Errors, theta_uncertainty: bool | None) -> tuple[dict[str, Array], Array]:
+        """Return the parts of the variance, with what the estimation of θ adds unless told otherwise; df infinite."""
+        add = theta_uncertainty is None or theta_uncertainty
+        theta = errors.theta() if add else np.zeros(len(errors.X))
+        return errors.parts() | {"theta": theta}, np.full(len(theta), np.inf)
 
 
 def combined_degrees(df: Array) -> float:

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hlm.covariance import Matrix
-from hlm.errors import DataError, NumericalError
+from hlm.errors import DataError, DesignError, NumericalError
 from hlm.inference.distributions import Array, Joint
 from hlm.inference.fixed import DEPENDENT, Inference
 from hlm.inference.information import Curvature, curvature
-from hlm.inference.satterthwaite import satterthwaite_degrees, slopes
+from hlm.inference.satterthwaite import matched_degrees, satterthwaite_degrees, slopes
 from hlm.inference.unit_forms import unit_forms
 from hlm_ext.forms import forms
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
+    from hlm.prediction_error import Errors
 
 # Where the adjusted degrees of freedom are this close to 2, the scale of F has no limit and is left at 1.
 NEAR_TWO = 0.01
@@ -80,7 +81,10 @@ class KenwardRoger(Inference):
             known = "are parameters too" if boundary == "all" else "count as known to have none"
             self.note += f"{'; ' if self.note else ''}on the boundary: directions without variance {known}"
         self._C = C
+        self._found = found
         self._W = found.covariance
+        p = len(C)
+        self._forms = tangent[:, :p, :p], products[:, :, :p, :p]
         self._slopes = slopes(found, C, s, tangent)
         self._adjusted = C + 2 * _bias(found, self._W, C, s, tangent, products, self._slopes)
 
@@ -92,6 +96,33 @@ class KenwardRoger(Inference):
     def degrees(self, L: Matrix) -> Array:
         """Kenward and Roger's for a single row: Satterthwaite's with expected information and the unadjusted C."""
         return satterthwaite_degrees(L, self._C, self._slopes, self._W)
+
+    def prediction(self, errors: Errors, theta_uncertainty: bool | None) -> tuple[dict[str, Array], Array]:
+        """Return the parts of the adjusted variance of errors of prediction, and degrees of freedom.
+
+        To the variance v given the parameters comes "theta", 2 tr(AG): what their estimation adds in expectation, and
+        as much for the bias of v̂ (Kackar and Harville 1984, Prasad and Rao 1990; see `hlm.prediction_error`). Of x'γ
+        that is Kenward and Roger's covariance. Degrees of freedom are Satterthwaite's of v with expected information.
+
+        Raises
+        ------
+        DataError
+            If the uncertainty of θ is to be left out.
+        DesignError
+            Where random effects are predicted beside a residual structure.
+        """
+        if self.fit._problem.residual is not None and errors.predicted.any():
+            raise DesignError(
+                "'kenward-roger' has no variance of predicted random effects beside a structure of the level-1 errors: "
+                "ask for effects='population', or use 'satterthwaite'"
+            )
+        if theta_uncertainty is not None and not theta_uncertainty:
+            raise DataError(
+                "'kenward-roger' is the covariance adjusted for the estimation of the variances: leave "
+                "theta_uncertainty out, or use 'satterthwaite'"
+            )
+        found = errors.variances(self._found, self._forms)
+        return found.parts | {"theta": 2 * found.spread}, matched_degrees(found.total, found.slopes, self._W)
 
     def joint(self, L: Matrix, difference: Array) -> Joint:
         """F with the scale and the degrees of freedom whose first two moments match (Kenward and Roger 1997)."""

@@ -13,6 +13,7 @@ from hlm.inference.information import Curvature, curvature
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
+    from hlm.prediction_error import Errors
 
 
 def slopes(found: Curvature, C: Matrix, s: float, tangent: Matrix) -> Matrix:
@@ -55,7 +56,7 @@ class Satterthwaite(Inference):
             s = criterion.sigma2
             criterion.derivatives("average" if found.error else "observed")
             tangent = criterion.tangent
-        self._A = found.covariance
+        self._found = found
         self._slopes = slopes(found, C, s, tangent)
         if fit._problem.residual is not None:
             self._slopes[found.errors] = s * fit._problem.residual.cross_slopes
@@ -71,13 +72,32 @@ class Satterthwaite(Inference):
 
     def degrees(self, L: Matrix) -> Array:
         """2 (l'Cl)² / (g'Ag), g the derivative of l'Cl."""
-        return satterthwaite_degrees(L, self.engine_covariance, self._slopes, self._A)
+        return satterthwaite_degrees(L, self.engine_covariance, self._slopes, self._found.covariance)
+
+    def prediction(self, errors: Errors, theta_uncertainty: bool | None) -> tuple[dict[str, Array], Array]:
+        """Return the parts of the variance v of errors of prediction, and degrees of freedom 2v² / (g'Ag).
+
+        g is the derivative of all of v that is asked for (Francq, Lin and Hoyer 2019, of prediction intervals); of x'γ
+        these are `degrees`. What the estimation of θ adds, g'Ag of the prediction, is left out of x'γ, as from all
+        standard errors of this method, and added where random effects are predicted, unless told otherwise.
+        """
+        found = errors.variances(self._found)
+        df = matched_degrees(found.total, found.slopes, self._found.covariance)
+        theta = np.zeros(len(df))
+        if theta_uncertainty or (theta_uncertainty is None and errors.predicted.any()):
+            theta = errors.theta() * (True if theta_uncertainty else errors.predicted)
+        return found.parts | {"theta": theta}, df
 
 
 def satterthwaite_degrees(L: Matrix, C: Matrix, dC: Matrix, A: Matrix) -> Array:
     """2 (l'Cl)² / (g'Ag) of each row of L; infinite where l'Cl does not depend on the variance parameters."""
     value = np.einsum("ij,jk,ik->i", L, C, L)
     g = np.einsum("ij,zjk,ik->iz", L, dC, L)
+    return matched_degrees(value, g, A)
+
+
+def matched_degrees(value: Array, g: Matrix, A: Matrix) -> Array:
+    """Degrees of freedom of estimated variances (r,) whose derivatives in ẑ are g (r, m): 2 v² / (g'Ag)."""
     spread = np.einsum("iz,zx,ix->i", g, A, g)
-    df: Array = np.divide(2 * value**2, spread, out=np.full(len(L), np.inf), where=spread > 0)
+    df: Array = np.divide(2 * value**2, spread, out=np.full(len(g), np.inf), where=spread > 0)
     return df

@@ -12,7 +12,7 @@ import pandas as pd
 from hlm.covariance import Matrix
 from hlm.design import Design, as_float, code_column
 from hlm.errors import DataError, DataTypeError, DesignError, show
-from hlm.frames import bad_values, stored, usable
+from hlm.frames import bad_values, stored, to_frame, usable
 from hlm.specification.values import must_be_numbers
 from hlm_ext.structure import first_rows
 
@@ -102,6 +102,38 @@ class Source:
     def counts(self) -> Matrix | None:
         """Frequencies of the rows, None where each is 1."""
         return self.design.frequencies
+
+
+def codes_of_new_rows(new: Any, column: str | None, labels: pd.Index, role: str) -> Places:
+    """Return the position among `labels` of each new row's label in a column; -1 where it is missing.
+
+    Raises
+    ------
+    DataError
+        If the column has no name, or a label was not in the fit.
+    """
+    if column is None:
+        raise unnamed(role)
+    given = pd.Index(stored(to_frame(new, [column], new=True), column), tupleize_cols=False)
+    codes: Places = labels.get_indexer(given).astype(np.intp)
+    unseen = (codes < 0) & ~np.asarray(pd.isna(given), dtype=bool)
+    if unseen.any():
+        row = int(np.argmax(unseen))
+        raise DataError(
+            f"{role} {show(given[row])} of '{column}' (row {row}) was not in the fit: its residual variance is not "
+            "known; interval='confidence' does without",
+            column=column,
+            group=given[row],
+            row=row,
+        )
+    return codes
+
+
+def unnamed(role: str) -> DataError:
+    """Return the error for new rows of a structure that was given as an array."""
+    return DataError(
+        f"{role} of the residual structure was given as an array, which new rows do not have: name a column of the data"
+    )
 
 
 def no_frequencies(design: Design, role: str) -> None:

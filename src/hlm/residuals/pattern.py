@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -93,8 +93,20 @@ class Pattern(ABC):
     def unscaled(self, values: Matrix) -> Matrix:
         """Return natural values (K,) from `scaled` ones, entry by entry."""
 
-    def row_sd(self, phi: Matrix) -> Matrix | float:
-        """Return the standard deviations of the errors of the rows (n,) in units of σ, for rows of weight 1."""
+    def row_sd(self, phi: Matrix, new: Any = None) -> Matrix | float:
+        """Return the standard deviations of the errors of rows in units of σ, for rows of weight 1.
+
+        Parameters
+        ----------
+        phi : (r,) float64
+        new : DataFrame or mapping, optional
+            New rows, those of the design (n,) when left out; NaN where what the variance depends on is missing.
+
+        Raises
+        ------
+        DataError
+            If a new row is of a stratum or occasion that was not in the fit, or what these are has no name.
+        """
         return 1.0
 
     def sd(self, phi: Matrix, sigma: float) -> pd.Series | None:

@@ -9,7 +9,7 @@ no fewer coefficients than there are pairs of rows with different variances. The
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -104,9 +104,9 @@ class Scaled(Pattern):
         own, scale = self.split(values)
         return np.concatenate([self.correlation.unscaled(own), self.variance.unscaled(scale)])
 
-    def row_sd(self, phi: Matrix) -> Matrix | float:
+    def row_sd(self, phi: Matrix, new: Any = None) -> Matrix | float:
         """Return those of the variances."""
-        return self.variance.row_sd(self.split(phi)[1])
+        return self.variance.row_sd(self.split(phi)[1], new)
 
     def sd(self, phi: Matrix, sigma: float) -> pd.Series | None:
         """Return those of the strata, None for covariates."""

@@ -21,7 +21,7 @@ from hlm.residuals.scaled import Scaled
 from hlm.residuals.serial import serial
 from hlm.residuals.unrestricted import Unrestricted
 from hlm.residuals.variances import LogVariance, Strata
-from hlm.specification.columns import encode
+from hlm.specification.columns import Encoder, encode
 from hlm.specification.formula import Terms, parse_terms
 
 Places = npt.NDArray[np.intp]
@@ -109,7 +109,7 @@ class ByStratum(Residual):
         if counts.min() < 2:
             label = labels[int(np.argmin(counts))]
             raise DesignError(f"stratum {label!r} of '{name}' has one row: no variance of its own", column=name)
-        return Strata(codes, labels, counts, name)
+        return Strata(codes, labels, counts, name, isinstance(self.stratum, str))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,10 +150,11 @@ class LogLinear(Residual):
         DesignError
             If there is no covariate, or one is constant or a combination of others.
         """
-        X, names = self._read(source)
+        X, names, encoder = self._read(source)
         n = len(X)
         weights = np.ones(n) if source.counts is None else source.counts
-        X = X - np.average(X, axis=0, weights=weights)
+        origin = np.average(X, axis=0, weights=weights)
+        X = X - origin
         size = np.sqrt((X * X).sum(axis=0))
         left = np.abs(np.diag(np.linalg.qr(X, mode="r"))) if n else np.zeros(len(names))
         for j, name in enumerate(names):
@@ -166,22 +167,23 @@ class LogLinear(Residual):
         scale = size / np.sqrt(n)
         distinct, kind = np.unique(X / scale, axis=0, return_inverse=True)
         kind = kind.reshape(-1).astype(np.intp)
-        return LogVariance(distinct, kind, np.bincount(kind, weights).astype(np.float64), names, scale)
+        counts = np.bincount(kind, weights).astype(np.float64)
+        return LogVariance(distinct, kind, counts, names, scale, origin, encoder)
 
-    def _read(self, source: Source) -> tuple[Matrix, list[str]]:
+    def _read(self, source: Source) -> tuple[Matrix, list[str], Encoder | None]:
         if isinstance(self.covariates, str):
             if source.frame is None:
                 raise DataTypeError("covariates of a model of arrays must be an array, got a formula")
             terms = self._terms()
-            columns, _ = encode(Terms(True, terms.terms), source.frame, source.counts)
+            columns, encoder = encode(Terms(True, terms.terms), source.frame, source.counts)
             if len(columns.names) < 2:
                 raise DesignError("LogLinear needs a covariate; for one variance leave residual= out")
-            return np.column_stack(columns.values[1:]), list(columns.names[1:])
+            return np.column_stack(columns.values[1:]), list(columns.names[1:]), encoder
         X = source.matrix(self.covariates, "covariates")
         names = [f"x{j}" for j in range(X.shape[1])] if self.names is None else [str(name) for name in self.names]
         if len(names) != X.shape[1] or len(set(names)) < len(names):
             raise DataError(f"covariates have {X.shape[1]} columns; their names must be as many and differ: {names}")
-        return X, names
+        return X, names, None
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,7 +311,7 @@ class Unstructured(Residual):
         if len(twice):
             raise _twice((first[key[twice[:1]]], twice[:1]), codes, labels, name, str(occasions[occasion[twice[0]]]))
         check_told_apart(source.design, codes, occasion, name)
-        found = Unrestricted(codes, occasion, occasions)
+        found = Unrestricted(codes, occasion, occasions, self.occasion if isinstance(self.occasion, str) else None)
         seen = (found.place >= 0).astype(np.float64)
         i, j = np.unravel_index(int(np.argmin(seen.T @ seen)), (len(occasions),) * 2)
         if not seen[:, i] @ seen[:, j] > 0:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from hlm.covariance import Matrix
+from hlm.residuals.columns import codes_of_new_rows
 from hlm.residuals.pattern import LinearPattern
 from hlm.residuals.pieces import Layout, Pieces
 
@@ -37,14 +38,17 @@ class Unrestricted(LinearPattern):
         Occasion of each row, at most one row of a group at each.
     labels : (T,) Index
         Of the occasions.
+    column : str or None
+        Column of the data that they come from.
     """
 
     heterogeneous: ClassVar[bool] = True
 
-    def __init__(self, codes: Places, occasion: Places, labels: pd.Index) -> None:
+    def __init__(self, codes: Places, occasion: Places, labels: pd.Index, column: str | None) -> None:
         T, J = len(labels), int(codes.max()) + 1
         self.labels, self.occasion = labels, occasion
         self.codes: Places = codes
+        self.column = column
         # row of each group at each occasion, -1 where it was not seen
         self.place = np.full((J, T), -1, dtype=np.intp)
         self.place[codes, occasion] = np.arange(len(codes))
@@ -183,9 +187,12 @@ class Unrestricted(LinearPattern):
         ratios = len(self.labels) - 1
         return np.concatenate([np.exp(np.minimum(values[:ratios], 700.0)), np.tanh(values[ratios:])])
 
-    def row_sd(self, phi: Matrix) -> Matrix:
+    def row_sd(self, phi: Matrix, new: Any = None) -> Matrix:
         """Return those of the occasions."""
         sd = self._correlations(phi)[0]
+        if new is not None:
+            codes = codes_of_new_rows(new, self.column, self.labels, "occasion")
+            return np.where(codes < 0, np.nan, sd[codes])
         out = np.empty(int(self.place.max()) + 1)
         for t, rows in enumerate(self.place.T):
             out[rows[rows >= 0]] = sd[t]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from hlm.covariance import Matrix
+from hlm.frames import to_frame
+from hlm.residuals.columns import codes_of_new_rows, unnamed
 from hlm.residuals.pattern import LinearPattern
 from hlm.residuals.pieces import Layout, Pieces, RowPieces
+
+if TYPE_CHECKING:
+    from hlm.specification.columns import Encoder
 
 Places = npt.NDArray[np.intp]
 
@@ -36,13 +41,28 @@ class LogVariance(LinearPattern):
     names : sequence of r str
     scale : (r,) float64
         Units of X in those of the user.
+    origin : (r,) float64
+        In the user's units.
+    encoder : Encoder, optional
+        How the covariates of new rows are made, after an intercept; None where they were given as an array.
     """
 
     heterogeneous: ClassVar[bool] = True
     correlated: ClassVar[bool] = False
 
-    def __init__(self, X: Matrix, kind: Places, counts: Matrix, names: Sequence[str], scale: Matrix) -> None:
+    def __init__(
+        self,
+        X: Matrix,
+        kind: Places,
+        counts: Matrix,
+        names: Sequence[str],
+        scale: Matrix,
+        origin: Matrix,
+        encoder: Encoder | None = None,
+    ) -> None:
         self.X = X
+        self.origin = origin
+        self.encoder = encoder
         self.kind = kind
         self.counts = counts
         self.names = tuple(names)
@@ -83,9 +103,24 @@ class LogVariance(LinearPattern):
         """Return the derivatives of the log standard deviations of the rows in φ (n, r)."""
         return 0.5 * self.X[self.kind]
 
-    def row_sd(self, phi: Matrix) -> Matrix:
-        """Return those of the kinds of row."""
+    def row_sd(self, phi: Matrix, new: Any = None) -> Matrix:
+        """Return those of the kinds of row, or of the covariates of new rows."""
+        if new is not None:
+            return np.asarray(np.exp(0.5 * self.covariates(new) @ phi))
         return np.asarray(1 / np.sqrt(self.coefficients(phi)[0])[self.kind])
+
+    def covariates(self, new: Any) -> Matrix:
+        """Return the x (N, r) of new rows.
+
+        Raises
+        ------
+        DataError
+            If the covariates were given as an array, or cannot be made of the new rows.
+        """
+        if self.encoder is None:
+            raise unnamed("covariates")
+        columns = self.encoder.encode(to_frame(new, [], new=True)).values[1:]
+        return np.asarray((np.column_stack(columns) - self.origin) / self.scale)
 
     def condition(self, phi: Matrix) -> float:
         """Return the smallest variance over the largest one."""
@@ -120,15 +155,23 @@ class Strata(LogVariance):
         Rows of each stratum.
     column : str
         What the strata are called.
+    named : bool
+        Whether that is a column of the data.
     """
 
-    def __init__(self, codes: Places, labels: pd.Index, counts: Matrix, column: str) -> None:
+    def __init__(self, codes: Places, labels: pd.Index, counts: Matrix, column: str, named: bool) -> None:
         X = np.zeros((len(labels), len(labels) - 1))
         X[1:] = 2 * np.eye(len(labels) - 1)
         names = [f"sd({label}) / sd({labels[0]})" for label in labels[1:]]
-        super().__init__(X, codes, counts, names, np.ones(len(names)))
+        super().__init__(X, codes, counts, names, np.ones(len(names)), np.zeros(len(names)))
         self.labels = labels
         self.column = column
+        self.named = named
+
+    def covariates(self, new: Any) -> Matrix:
+        """Return those of the strata of new rows, NaN where the stratum is missing."""
+        codes = codes_of_new_rows(new, self.column if self.named else None, self.labels, "stratum")
+        return np.where(codes[:, None] < 0, np.nan, self.X[codes])
 
     def describe(self) -> str:
         """Return the structure in words."""
