@@ -99,8 +99,8 @@ def _by_likelihood(fit: Fit, alpha: float, method: str) -> pd.DataFrame:
     z = normal_quantile(alpha)
     covariance = information(fit).covariance.to_numpy()
     rows: dict[str, list[Any]] = {}
-    profiled, zeros = [], set()
-    for parameter in variance_parameters(fit):
+    profiled, found = [], variance_parameters(fit)
+    for parameter in found:
         value = parameter.natural(parameter.estimate)
         if not parameter.free:
             rows[parameter.name] = [value, 0.0, value, value, "known"]
@@ -113,14 +113,24 @@ def _by_likelihood(fit: Fit, alpha: float, method: str) -> pd.DataFrame:
             note = "" if method == "profile" else ON_BOUNDARY
         elif parameter.kind == "sd" and may_be_zero(fit, parameter, se, z):
             profiled.append(parameter)
-            zeros.add(parameter.place)
             note = MAY_BE_ZERO
-        elif parameter.kind == "cor" and any((parameter.place[0], i) in zeros for i in parameter.place[1:]):
-            low, high, note = parameter.low, parameter.high, "a standard deviation may be zero: any correlation"
         rows[parameter.name] = [value, se * _slope(parameter), low, high, note]
     for name, lower, upper, note in intervals_of(fit, profiled, alpha).drop(columns="estimate").itertuples():
         rows[str(name)][2:] = [lower, upper, note or rows[str(name)][4]]
+    _open_correlations(found, rows)
     return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "se", "lower", "upper", "note"])
+
+
+def _open_correlations(parameters: list[Parameter], rows: dict[str, list[Any]]) -> None:
+    """Let correlations with an effect whose standard deviation may be zero be any: see the notes of the table."""
+    said = "a standard deviation may be zero: any correlation"
+    zeros = {p.place for p in parameters if p.kind == "sd" and p.free and rows[p.name][2] == 0}
+    for p in parameters:
+        row = rows[p.name]
+        if p.kind != "cor" or not p.free or row[2:4] == [p.low, p.high]:
+            continue
+        if any((p.place[0], effect) in zeros for effect in p.place[1:]):
+            row[2:] = [p.low, p.high, f"{row[4]}; {said}" if row[4] else said]
 
 
 def may_be_zero(fit: Fit, parameter: Parameter, se: float, z: float) -> bool:
