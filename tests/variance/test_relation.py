@@ -436,6 +436,38 @@ def test_errors_of_prediction_with_and_without_records() -> None:
     assert (wider["se"] > found["se"]).all()
 
 
+def test_degrees_of_freedom_of_predictions_with_and_without_records() -> None:
+    """2v² / (g'Ag), v of fits with the variances held and g its differences."""
+    data, fit, _ = fitted()
+    model, covariance = fit.model, fit.information("observed").covariance
+    animals = [*data.measured[:3], *data.others]
+    new = pd.DataFrame({"x": np.linspace(-1, 1, len(animals)), "z": 0.7, "animal": animals, "herd": 1})
+    T, herd = fit.covariances["animal"].to_numpy(), fit.covariances["herd"].iloc[0, 0]
+    at = {
+        ("animal", "Intercept", "Intercept"): T[0, 0],
+        ("animal", "z", "Intercept"): T[1, 0],
+        ("animal", "z", "z"): T[1, 1],
+        ("herd", "Intercept", "Intercept"): herd,
+        ("residual", "", ""): fit.sigma**2,
+    }
+
+    def variance(values: np.ndarray) -> np.ndarray:
+        known = {
+            "animal": [[values[0], values[1]], [values[1], values[2]]],
+            "herd": values[3],
+            "sigma": values[4] ** 0.5,
+        }
+        held = model.fit(fixed=known)
+        found = held.predict(new, effects=["animal"], interval="prediction", theta_uncertainty=False)
+        return found["se"].to_numpy() ** 2
+
+    centre, step = np.array(list(at.values())), 1e-4
+    g = np.array([(variance(centre + e) - variance(centre - e)) / (2 * step) for e in step * np.eye(len(at))])
+    A, v = covariance.loc[list(at), list(at)].to_numpy(), variance(centre)
+    found = fit.predict(new, effects=["animal"], interval="prediction", method="satterthwaite")
+    np.testing.assert_allclose(found["df"], 2 * v**2 / np.einsum("an,ab,bn->n", g, A, g), rtol=1e-5)
+
+
 def test_rows_that_are_left_out_take_their_levels_with_them() -> None:
     data, fit, _ = fitted()
     kept = ~data.frame["animal"].isin(data.measured[:4]).to_numpy()
