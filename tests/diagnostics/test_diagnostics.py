@@ -301,7 +301,7 @@ def test_what_takes_independent_errors_or_groups_says_so() -> None:
     absorbed = hlm.Model("Reaction ~ Days", data).fit()
     assert absorbed.check().skipped
     for call in (serial.influence, lambda: serial.predict(interval="prediction"), lambda: serial.leverages):
-        with pytest.raises(hlm.DesignError, match=r"independent|structure"):
+        with pytest.raises(hlm.DesignError, match=r"independent|structure|correlated"):
             call()
     with pytest.raises(hlm.DesignError):
         related.residuals("cholesky")

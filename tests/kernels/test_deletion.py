@@ -7,8 +7,9 @@ import pytest
 
 from hlm_ext import set_num_threads
 from hlm_ext.columns import Columns
-from hlm_ext.deletion import delete_groups, group_sums
+from hlm_ext.deletion import delete_groups
 from hlm_ext.gather import leaf_products
+from hlm_ext.group_sums import group_sums
 from hlm_ext.partition import get_num_threads
 from hlm_ext.trust_region import newton
 

@@ -16,8 +16,9 @@ from hlm.diagnostics.deletion import Deleted, volume
 from hlm.inference.information import jacobian
 from hlm_ext.columns import Columns
 from hlm_ext.criterion import Criterion
-from hlm_ext.deletion import delete_groups, group_sums
+from hlm_ext.deletion import delete_groups
 from hlm_ext.gather import leaf_products
+from hlm_ext.group_sums import group_sums
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
