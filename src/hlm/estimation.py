@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import compress
+from itertools import combinations, compress
+from typing import Any
 
 import numpy as np
 
 from hlm.certificate import GAIN, NEARLY_ZERO, Certificate, certify, escape, settle
+from hlm.covariance import Matrix
 from hlm.criterion import Objective, Problem
 from hlm.errors import DataError, DesignError
 from hlm.optimize import em, newton
@@ -31,6 +33,9 @@ NO_RESIDUAL_ABOVE = 1e3, 1e4
 # Units of the criterion that giving up a variance may cost, by second derivatives and by its value, if another optimum
 # is to be looked for there.
 PRICE, NEARLY_AS_LOW = 20.0, 2.0
+# Groups up to which a singular optimum is looked for in other directions than those of the optimum found; directions in
+# a plane; their variance, relative to that of the optimum found (there is less of it where it has several directions).
+FEW_GROUPS, ANGLES, LARGER = 50, 4, 2.0
 # Multiples of a θ that is no optimum, at which a likelihood that rises for ever is looked for.
 FARTHER = (10.0, 1e3, 1e6, 1e9, 1e12)
 # Variance left there, relative to that of the OLS residuals, which is rounding: a standard deviation of 1e4 ε.
@@ -199,7 +204,8 @@ def _with_less(problem: Problem, criterion: Objective, hessian: Vector) -> list[
         return []
     found, value = np.array(criterion.theta), criterion.last
     roots = problem.template.factors_of(found)
-    points = []
+    starts: list[Vector] = []
+    looked = False
     for k, block in problem.template.cones():
         index = np.ix_(block, block)
         L = roots[k][index]
@@ -209,17 +215,54 @@ def _with_less(problem: Problem, criterion: Objective, hessian: Vector) -> list[
             frozenset(i for i in gone if values[i] > NEARLY_ZERO)
             for gone in (*([i] for i in order), *map(range, order), order)
         }
-        for gone in given_up - {frozenset()}:
-            left = lower_factor(vectors * np.sqrt([0.0 if i in gone else max(values[i], 0.0) for i in order]))
-            with_less = [root.copy() for root in roots]
-            with_less[k][index] = left * np.where(np.diag(L) < 0, -1.0, 1.0)
-            points.append(problem.template.theta_of(with_less))
-    steps = [point - found for point in points]
-    cheap = [point for point, step in zip(points, steps, strict=True) if 0.5 * step @ hessian @ step < PRICE]
-    starts = [point for point in cheap if _value(criterion, point) < value + NEARLY_AS_LOW]
-    if cheap:
+        kept = [[0.0 if i in gone else max(values[i], 0.0) ** 0.5 for i in order] for gone in given_up - {frozenset()}]
+        points = [_with_block(problem, roots, k, index, vectors * sizes) for sizes in kept]
+        steps = [point - found for point in points]
+        cheap = [point for point, step in zip(points, steps, strict=True) if 0.5 * step @ hessian @ step < PRICE]
+        near = [point for point in cheap if _value(criterion, point) < value + NEARLY_AS_LOW]
+        looked = looked or bool(cheap)
+        starts += near
+        if len(block) > 1 and problem.template.factors[k].size <= FEW_GROUPS and (near or values[0] <= NEARLY_ZERO):
+            variance = LARGER * max(float(values.sum()), 1.0)
+            starts += _in_one_direction(problem, criterion, roots, k, block, variance, value + NEARLY_AS_LOW)
+            looked = True
+    if looked:
         criterion.value(found)
     return starts
+
+
+def _in_one_direction(
+    problem: Problem,
+    criterion: Objective,
+    roots: list[Matrix],
+    k: int,
+    block: tuple[int, ...],
+    variance: float,
+    limit: float,
+) -> list[Vector]:
+    """Return starts at which the effects of a block move in one direction, lower than their neighbours on a circle.
+
+    Two coordinates at a time, with a variance in all; only what is below `limit`.
+    """
+    starts = []
+    index = np.ix_(block, block)
+    for i, j in combinations(range(len(block)), 2):
+        points = []
+        for angle in np.pi / ANGLES * np.arange(ANGLES):
+            root = np.zeros((len(block), len(block)))
+            root[[i, j], 0] = np.sqrt(variance) * np.array([np.cos(angle), np.sin(angle)])
+            points.append(_with_block(problem, roots, k, index, root))
+        values = [_value(criterion, point) for point in points]
+        around = zip(points, values, np.roll(values, 1), np.roll(values, -1), strict=True)
+        starts += [point for point, value, before, after in around if value < limit and before > value <= after]
+    return starts
+
+
+def _with_block(problem: Problem, roots: list[Matrix], k: int, index: tuple[Any, ...], root: Matrix) -> Vector:
+    """Return θ with a covariance of a block given by a root of it, the rest as in `roots`; `index` is its place."""
+    changed = [matrix.copy() for matrix in roots]
+    changed[k][index] = lower_factor(root) * np.where(np.diag(roots[k][index]) < 0, -1.0, 1.0)
+    return problem.template.theta_of(changed)
 
 
 def _value(criterion: Objective, theta: Vector) -> float:
