@@ -349,12 +349,13 @@ def check_residual(design: Design, free: Sequence[tuple[int, tuple[int, ...]]]) 
             )
         if not factor.structures and np.bincount(factor.codes, design.frequencies).max() <= len(block):
             raise DesignError(
-                f"term {_term(factor, block)} has {factor.size * len(block)} random effects for {n} rows",
+                f"term {term_text(factor, block)} has {factor.size * len(block)} random effects for {n} rows",
                 column=factor.name,
             )
 
 
-def _term(factor: Factor, block: Sequence[int]) -> str:
+def term_text(factor: Factor, block: Sequence[int]) -> str:
+    """Return a random term as in a formula."""
     return f"({' + '.join(factor.effects[j] for j in block)} | {factor.name})"
 
 
@@ -372,7 +373,7 @@ def _check_independent(factor: Factor) -> None:
             name = factor.effects[block[place]]
             before = ", ".join(f"'{factor.effects[j]}'" for j in block[:place])
             raise DesignError(
-                f"term {_term(factor, block)}: random column '{name}' "
+                f"term {term_text(factor, block)}: random column '{name}' "
                 + (f"is a linear combination of {before}; leave one of them out" if place else "is zero in every row"),
                 column=name,
             )

@@ -11,6 +11,7 @@ import numpy as np
 from hlm.certificate import GAIN, NEARLY_ZERO, Certificate, certify, escape, settle
 from hlm.covariance import Matrix
 from hlm.criterion import Objective, Problem
+from hlm.design import term_text
 from hlm.errors import DataError, DesignError
 from hlm.optimize import em, newton
 from hlm.optimize.protocols import Region, Searchable
@@ -18,7 +19,7 @@ from hlm.optimize.start import moment_start
 from hlm.optimize.trace import Trace, Vector
 from hlm.variance.criterion import VarianceCriterion
 from hlm.variance.start import starts
-from hlm_ext.criterion import KernelError
+from hlm_ext.criterion import Criterion, KernelError
 from hlm_ext.linear import eigh, lower_factor
 
 METHODS = ("newton", "fisher", "em", "ecme")
@@ -40,6 +41,8 @@ FEW_GROUPS, ANGLES, LARGER = 50, 4, 2.0
 FARTHER = (10.0, 1e3, 1e6, 1e9, 1e12)
 # Variance left there, relative to that of the OLS residuals, which is rounding: a standard deviation of 1e4 ε.
 LEAST_RESIDUAL = 5e-24
+# Of random effects that the fixed effects reproduce, what rounding leaves (squared).
+LEFT = 1e-10
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ def estimate(problem: Problem, reml: bool, method: str, max_iter: int | None, ac
     DataError
         For an unknown method or a number of iterations that is none.
     DesignError
-        If EM has no closed M-step for what the model asks.
+        If EM has no closed M-step for what the model asks, or the restricted likelihood does not depend on a variance
+        because the fixed effects reproduce its effects.
     DegenerateError
         For a likelihood without a maximum.
     """
@@ -78,6 +82,8 @@ def estimate(problem: Problem, reml: bool, method: str, max_iter: int | None, ac
     try:
         criterion = problem.criterion(reml)
         trace, certificate = _minimize(problem, criterion, method, max_iter, accelerate)
+        if reml:
+            _check_left_by_fixed(problem, criterion)
         if not certificate.holds and problem.variances is None:
             _go_on(criterion)
     except KernelError as error:
@@ -85,6 +91,27 @@ def estimate(problem: Problem, reml: bool, method: str, max_iter: int | None, ac
     if not _has_residual(problem, criterion, certificate.holds):
         raise problem.without_residual()
     return Estimate(criterion, criterion.last, certificate, trace)
+
+
+def _check_left_by_fixed(problem: Problem, criterion: Objective) -> None:
+    """Refuse random effects of which the fixed effects leave nothing, PZ = 0, where the criterion stands."""
+    if not isinstance(criterion, Criterion):
+        return
+    template = problem.template
+    roots = template.factors_of(np.array(criterion.theta))
+    for k, (left, _) in zip(template.order, criterion.moments(), strict=True):
+        factor = template.factors[k]
+        for block in factor.blocks:
+            index = np.ix_(block, block)
+            # of the order of the number of levels if there are no fixed effects, whatever D
+            own = np.linalg.cholesky(np.eye(len(block)) + roots[k][index] @ roots[k][index].T)
+            if eigh(own.T @ left[index] @ own)[0][0] <= LEFT * factor.size:
+                raise DesignError(
+                    f"fixed effects already tell the levels of '{factor.name}' apart: they leave nothing of a "
+                    f"random effect in {term_text(factor, block)} to estimate its variance from. "
+                    "Leave out the one or the other",
+                    column=factor.name,
+                )
 
 
 def _go_on(criterion: Objective) -> None:
