@@ -24,6 +24,8 @@ Matrix = npt.NDArray[np.float64]
 
 # Of a centred column's sum of squares in a group: less than this is no variation, or a combination of other columns.
 DEPENDENT = 1e-9
+# Of a sum of squares that is reproduced, what rounding leaves, for each unit of what it was divided by.
+ROUNDING = 1e-14
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Homogeneity:
         Groups that were used, less one.
     groups : DataFrame
         For each group: its rows, the df of its own regression, its residual variance S², the standardised log-variance
-        d, and whether it was used.
+        d, and whether it was used: those that their regression reproduces exactly have no ln S² and are not.
     least_df : int
         Groups with fewer df were left out.
     """
@@ -134,17 +136,19 @@ def _within(design: Design, factor: Factor) -> tuple[Matrix, Matrix]:
     cross, right, squares = products[:, :-1, :-1], products[:, :-1, -1], products[:, -1, -1]
     rank = np.zeros(factor.size)
     explained = np.zeros(factor.size)
+    divided = np.ones(factor.size)
     if columns:
         size = np.sqrt(np.einsum("jii->ji", cross))
         size[size == 0] = 1.0
         values, vectors = np.linalg.eigh(cross / (size[:, :, None] * size[:, None, :]))
         alive = values > DEPENDENT
         rank = alive.sum(axis=1).astype(np.float64)
+        divided += np.where(alive, 1 / np.where(alive, values, 1.0), 0.0).max(axis=1)
         parts = np.einsum("jik,ji->jk", vectors, right / size)
         explained = np.where(alive, parts**2 / np.where(alive, values, 1.0), 0.0).sum(axis=1)
     count = np.bincount(factor.codes, design.frequencies, factor.size)
     left = np.maximum(squares - explained, 0.0)
-    left[left <= DEPENDENT**2 * squares] = 0.0
+    left[left <= ROUNDING * divided * squares] = 0.0
     return left, np.maximum(count - rank - has_intercept, 0.0)
 
 
