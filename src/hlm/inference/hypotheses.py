@@ -15,7 +15,7 @@ from hlm.covariance import Matrix
 from hlm.errors import DataError, DataTypeError
 from hlm.inference.distributions import Array, t_pvalue, t_quantile
 from hlm.inference.terms import fixed_terms
-from hlm.variance.linear import EquationReader
+from hlm.variance.linear import EquationReader, split
 
 if TYPE_CHECKING:
     from hlm.fit import Fit
@@ -249,9 +249,7 @@ def _from_texts(fit: Fit, texts: list[str]) -> tuple[Matrix, Array, list[str]]:
     reader = EquationReader(known)
     rows, right, labels = [], [], []
     for part in (part for text in texts for part in split(text)):
-        left, equal, value = part.partition("=")
-        whole = several.get(left.strip(), [left])
-        for text in [f"{name.strip()} = {value.strip() if equal else 0}" for name in whole]:
+        for text in _equations(part, several):
             for equation in reader.read(text):
                 row = np.zeros(len(names))
                 for key, coefficient in equation.coefficients.items():
@@ -264,20 +262,20 @@ def _from_texts(fit: Fit, texts: list[str]) -> tuple[Matrix, Array, list[str]]:
     return np.array(rows), np.array(right), labels
 
 
+def _equations(part: str, terms: Mapping[str, list[str]]) -> list[str]:
+    """The equation that a part of a hypothesis is, or those of each column of a term; without a right side it is 0."""
+    first, *others = split(part, "=")
+    if not others and "=" in part[part.index(first) + len(first) :]:
+        return [part]  # for the reader to complain of
+    names = terms.get(first.replace("`", ""))
+    if names is None:
+        return [part if others else f"{part} = 0"]
+    return [" = ".join([name, *(others or ["0"])]) for name in names]
+
+
 def _spellings(name: str) -> list[str]:
     """Return a product with its parts in every order, as written first."""
     parts = split(name, ":")
     if len(parts) > MOST_PARTS:
         return [name]
     return [name, *(":".join(order) for order in permutations(parts))]
-
-
-def split(text: str, separators: str = ",;") -> list[str]:
-    """Split a text at separators outside of parentheses and brackets."""
-    parts, depth, start = [], 0, 0
-    for at, character in enumerate(text):
-        depth += (character in "([") - (character in ")]")
-        if character in separators and depth == 0:
-            parts.append(text[start:at])
-            start = at + 1
-    return [part.strip() for part in [*parts, text[start:]] if part.strip()]

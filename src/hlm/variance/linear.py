@@ -114,11 +114,23 @@ def _named(solved: Sequence[tuple[Key, Equation]]) -> str:
     return ", ".join(dict.fromkeys(equation.label for _, equation in solved))
 
 
+def split(text: str, separators: str = ",;") -> list[str]:
+    """Split a text at separators outside of parentheses and brackets; parts without white space around, none empty."""
+    parts, depth, start = [], 0, 0
+    for at, character in enumerate(text):
+        depth += (character in "([") - (character in ")]")
+        if character in separators and depth == 0:
+            parts.append(text[start:at])
+            start = at + 1
+    return [part.strip() for part in [*parts, text[start:]] if part.strip()]
+
+
 class EquationReader:
     """Reads equations such as ``"2*x1 + x3 = 1"``; nothing is evaluated as Python.
 
     Names are those given, whatever characters they hold (``C(x)[T.b]``, ``x1:x2``, ``var(x | school)``): the longest
-    one that fits is read. White space does not count. Numbers multiply and divide; names may not multiply each other.
+    one that fits is read. White space does not count, nor do the backquotes of formulas. Numbers multiply and
+    divide; names may not multiply each other.
 
     Parameters
     ----------
@@ -144,10 +156,8 @@ class EquationReader:
             If it cannot be read, names what is not there, or is not linear.
         """
         out = []
-        for part in text.split(";"):
-            if not part.strip():
-                continue
-            self._text, self._at, self._depth = "".join(part.split()), 0, 0
+        for part in split(text, ";"):
+            self._text, self._at, self._depth = self._squeezed(part), 0, 0
             sides = [self._sum()]
             while self._take("="):
                 sides.append(self._sum())
@@ -156,10 +166,15 @@ class EquationReader:
             if len(sides) < 2:
                 self._fail("has no '='")
             for left, right in pairwise(sides):
-                out.append(self._equation(left, right, part.strip()))
+                out.append(self._equation(left, right, part))
         if not out:
             raise FormulaError(f"constraint {text!r} is empty")
         return out
+
+    def _squeezed(self, text: str) -> str:
+        """The text without white space, and without the backquotes that names have in formulas."""
+        text = "".join(text.split())
+        return text if any("`" in name for name in self._names) else text.replace("`", "")
 
     def _equation(self, left: dict[Key, Fraction], right: dict[Key, Fraction], label: str) -> Equation:
         row = dict(left)
