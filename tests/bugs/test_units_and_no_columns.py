@@ -62,3 +62,19 @@ def test_what_needs_groups_says_so() -> None:
         fit.influence()
     with pytest.raises(hlm.DesignError, match="without groups"):
         fit.r_squared("rights-sterba")
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_effects_are_checked_in_any_unit_of_their_regressor(unit: float) -> None:
+    data = rows()
+    data["y"] += data["x"] * np.random.default_rng(5).normal(size=14)[data["g"]]
+    one = hlm.Model("y ~ x + (x | g)", data).fit().check().normality
+    other = hlm.Model("y ~ x + (x | g)", data.assign(x=data["x"] * unit)).fit().check().normality
+    assert list(other.index) == ["rows", "Intercept | g", "x | g"]
+    np.testing.assert_allclose(other["statistic"].to_numpy(float), one["statistic"].to_numpy(float), rtol=1e-5)
+
+
+def test_a_fit_that_stopped_early_is_reported() -> None:
+    fit = hlm.Model("y ~ x + (x | g)", rows()).fit(method="em", max_iter=2)
+    assert "did not reach an optimum" in str(fit.check())
+    assert "optimum" not in str(fit.model.fit().check())

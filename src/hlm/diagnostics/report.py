@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtrc
 
+from hlm.certificate import Certificate
 from hlm.comparison.homogeneity import Homogeneity, homogeneity
 from hlm.diagnostics.exogeneity import Exogeneity, exogeneity
 from hlm.diagnostics.residuals import residuals
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 Matrix = npt.NDArray[np.float64]
 
-# A variance below this part of σ² is one of zero: there is nothing to look at.
+# A variance of z'u that is below this part of σ² on average is one of zero: there is nothing to look at.
 NOTHING = 1e-8
 
 
@@ -40,6 +41,8 @@ class Checks:
         The level of what the report calls a sign.
     skipped : dict of str to str
         Checks that could not be made, and why.
+    certificate : Certificate
+        Of the fit; the report begins with it if the fit is not at an optimum.
     """
 
     normality: pd.DataFrame
@@ -47,6 +50,7 @@ class Checks:
     exogeneity: Exogeneity | None
     alpha: float
     skipped: dict[str, str]
+    certificate: Certificate
 
     def __str__(self) -> str:
         lines = ["Checks", *(f"  {line}" for line in self._sentences())]
@@ -54,7 +58,10 @@ class Checks:
         return "\n".join(lines)
 
     def _sentences(self) -> list[str]:
-        out = [self._on_normality(str(name), row) for name, row in self.normality.iterrows()]
+        out = []
+        if not self.certificate.holds:
+            out.append(f"the fit did not reach an optimum, and what follows is not about one: {self.certificate}")
+        out += [self._on_normality(str(name), row) for name, row in self.normality.iterrows()]
         if self.homogeneity is not None:
             out.append(self._on_homogeneity(self.homogeneity))
         if self.exogeneity is not None:
@@ -123,7 +130,8 @@ def check(fit: Fit, alpha: float = 0.01) -> Checks:
         left = np.einsum("jii->ji", fit.random_effects_cov[factor.name][: factor.size])
         spread = np.maximum(factor.level_scale[: factor.size, None] * np.diag(T) - left, 0.0)
         for i, effect in enumerate(factor.effects):
-            if T[i, i] <= NOTHING * fit.sigma**2 or (spread[:, i] <= NOTHING * T[i, i]).any():
+            size = float(np.mean(factor.columns[i] ** 2))
+            if T[i, i] * size <= NOTHING * fit.sigma**2 or (spread[:, i] <= NOTHING * T[i, i]).any():
                 skipped[f"effects {effect} | {factor.name}"] = "they have no variance, or groups have no data for them"
                 continue
             rows[f"{effect} | {factor.name}"] = _normality(modes[:, i] / np.sqrt(spread[:, i]), factor.labels)
@@ -139,7 +147,7 @@ def check(fit: Fit, alpha: float = 0.01) -> Checks:
         outside = exogeneity(fit)
     except DesignError as error:
         skipped["exogeneity"] = str(error)
-    return Checks(table, equal, outside, alpha, skipped)
+    return Checks(table, equal, outside, alpha, skipped, fit.certificate)
 
 
 def _normality(values: Matrix, labels: pd.Index) -> list[object]:
