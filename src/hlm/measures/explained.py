@@ -49,7 +49,7 @@ def r_squared(fit: Fit, method: str = "nakagawa", *, base: Fit | None = None, gr
     Raises
     ------
     DataError, DataTypeError
-        For an unknown method, or a base that is missing, no fit, or of other rows.
+        For an unknown method, or a base that is missing, no fit, of other rows, or not of REML or ML as well.
     DesignError
         If a grouping factor must be chosen.
     """
@@ -64,6 +64,8 @@ def r_squared(fit: Fit, method: str = "nakagawa", *, base: Fit | None = None, gr
         raise DataTypeError(f"method {method!r} compares with a smaller model: give its fit as base")
     if base.nobs != fit.nobs or not np.array_equal(base.model.design.y, fit.model.design.y):
         raise DataError("base is a fit to other rows or another response")
+    if base.reml != fit.reml:
+        raise DataError("one fit maximises the restricted likelihood, the other the likelihood: fit both alike")
     if method == "snijders-bosker":
         return _snijders_bosker(fit, base, _group(fit, group))
     return _raudenbush_bryk(fit, base)
