@@ -95,13 +95,14 @@ def estimate(problem: Problem, reml: bool, method: str, max_iter: int | None, ac
 
 def _check_left_by_fixed(problem: Problem, criterion: Objective) -> None:
     """Refuse random effects of which the fixed effects leave nothing, PZ = 0, where the criterion stands."""
-    if not isinstance(criterion, Criterion):
-        return
     template = problem.template
+    # it takes a fixed column for each level
+    if not isinstance(criterion, Criterion) or all(factor.size > problem.rank for factor in template.factors):
+        return
     roots = template.factors_of(np.array(criterion.theta))
     for k, (left, _) in zip(template.order, criterion.moments(), strict=True):
         factor = template.factors[k]
-        for block in factor.blocks:
+        for block in factor.blocks if factor.size <= problem.rank else []:
             index = np.ix_(block, block)
             # of the order of the number of levels if there are no fixed effects, whatever D
             own = np.linalg.cholesky(np.eye(len(block)) + roots[k][index] @ roots[k][index].T)

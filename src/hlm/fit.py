@@ -319,10 +319,11 @@ class Fit(InferenceMethods, EmpiricalBayesMethods, ErrorStructureMethods, Diagno
         Returns
         -------
         (N,) Series or DataFrame
-            NaN where a used column is missing, or where there is no estimate: columns that are aliased in the data of
-            the fit do not go with each other in this row (with a `RankDeficientWarning`). With an interval:
-            "predicted", "se", "df" (infinite with "z"), "lower", "upper", and the parts of the variance: "var_fixed"
-            (γ̂), "var_groups" (û), "var_theta" and, of predictions, "var_new_groups", "var_residual".
+            NaN where a used column is missing. Rows in which columns that are aliased in the data of the fit do not go
+            with each other are predicted as if what has no estimate were zero, without standard error and with a
+            `RankDeficientWarning`. With an interval: "predicted", "se", "df" (infinite with "z"), "lower", "upper", and
+            the parts of the variance: "var_fixed" (γ̂), "var_groups" (û), "var_theta" and, of predictions,
+            "var_new_groups", "var_residual".
 
         Raises
         ------

@@ -42,7 +42,7 @@ def predict(fit: Fit, new: Any, effects: str | Sequence[str], new_levels: str) -
     columns, offsets, index = fit.model.new_rows(new)
     values = fixed_part(fit, columns, len(index))
     if fit.aliased:
-        values[_without_estimate(fit, columns)] = np.nan
+        _warn_of_aliased(fit, _without_estimate(fit, columns))
     for offset in offsets:
         values += offset
     for factor in chosen:
@@ -79,6 +79,9 @@ def predict_interval(
             column=design.absorbed.name,
         )
     predicted = predict(fit, new, effects, new_levels)
+    missing = predicted.isna().to_numpy()
+    if fit.aliased and new is not None:
+        missing = missing | _without_estimate(fit, fit.model.new_rows(new)[0])
     X, levels, Z = _columns(fit, new, chosen_factors(design, effects), new_levels)
     fresh = effects == "population" or (bool(levels) and all((code < 0).all() for code in levels))
     noise = None if interval == "confidence" else _noise(fit, new, len(X), mean_of, fresh)
@@ -88,7 +91,7 @@ def predict_interval(
     def over_input(values: Array) -> Array:
         full = np.full(len(predicted), np.nan)
         full[used] = values
-        full[predicted.isna()] = np.nan
+        full[missing] = np.nan
         return full
 
     shown = {name: over_input(parts[name]) for name in PARTS if name in parts}
@@ -167,18 +170,23 @@ def _known_levels(fit: Fit, new: Any, factor: Factor, new_levels: str) -> tuple[
 
 
 def _without_estimate(fit: Fit, columns: Sequence[Column]) -> npt.NDArray[np.bool_]:
-    """Rows whose Xγ depends on what aliased columns would have for coefficients; warns of them."""
+    """Rows whose Xγ depends on what aliased columns would have for coefficients."""
     X = np.column_stack(columns)
-    found = np.isfinite(X).all(axis=1) & ~estimable_rows(fit, X, TIED)
-    if found.any():
-        row, others = int(np.argmax(found)), int(found.sum()) - 1
-        warnings.warn(
-            f"row {row}{f' and {others} more' if others else ''} cannot be predicted, the value is NaN: in the data of "
-            f"the fit {', '.join(map(repr, fit.aliased))} went with other columns, here not",
-            RankDeficientWarning,
-            stacklevel=4,
-        )
-    return found
+    return np.isfinite(X).all(axis=1) & ~estimable_rows(fit, X, TIED)
+
+
+def _warn_of_aliased(fit: Fit, rows: npt.NDArray[np.bool_]) -> None:
+    """Say which rows are predicted as if the coefficients of aliased columns were zero."""
+    if not rows.any():
+        return
+    row, others = int(np.argmax(rows)), int(rows.sum()) - 1
+    warnings.warn(
+        f"row {row}{f' and {others} more' if others else ''}: in the data of the fit "
+        f"{', '.join(map(repr, fit.aliased))} went with other columns, here not; there is no estimate of their own "
+        "coefficients, which are taken for zero",
+        RankDeficientWarning,
+        stacklevel=5,
+    )
 
 
 def fixed_part(fit: Fit, columns: Sequence[Column], n: int) -> Column:

@@ -94,14 +94,17 @@ def test_slopes_of_products_keep_their_parts_in_any_unit() -> None:
     assert at == pytest.approx(fit.params["x"] + 2e13 * fit.params["x:w"], rel=1e-8)
 
 
-def test_rows_of_an_empty_cell_are_not_predicted() -> None:
+def test_rows_of_an_empty_cell_have_a_warning_and_no_interval() -> None:
     fit = fitted("y ~ a * b + x + (1 | g)")
     new = data().head(3).assign(a=["k", "l", "l"], b=["t", "t", "s"])
-    for interval in (None, "prediction"):
-        with pytest.warns(hlm.RankDeficientWarning, match="row 1 cannot be predicted"):
-            found = fit.predict(new, interval=interval)
-        values = found if interval is None else found["upper"]
-        assert values.isna().tolist() == [False, True, False]
+    with pytest.warns(hlm.RankDeficientWarning, match="row 1: .* taken for zero"):
+        plain = fit.predict(new)
+    with pytest.warns(hlm.RankDeficientWarning, match="row 1: .* taken for zero"):
+        found = fit.predict(new, interval="prediction")
+    np.testing.assert_array_equal(found["predicted"], plain)
+    assert plain.notna().all()
+    for column in ("se", "lower", "upper"):
+        assert found[column].isna().tolist() == [False, True, False]
     seen = data().assign(x=[np.nan, *data()["x"][1:]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
