@@ -183,3 +183,32 @@ def test_a_group_without_which_the_model_cannot_be_fitted_is_nan() -> None:
             assert found.table.loc[4, "decrement"] == np.inf
             assert not found.table.loc[4, ["trusted", "refitted"]].any()
             assert found.fixed_theta_params.drop(index=4).notna().all(axis=None)
+
+
+@pytest.mark.parametrize("refit", ["none", "untrusted", "all"])
+@pytest.mark.parametrize("given", [{}, {"covariance": {"g": "identity"}}])
+def test_nothing_is_said_where_one_level_would_be_left(given: dict[str, Any], refit: str) -> None:
+    data = make_data()
+    two = hlm.Model("y ~ x + (1 | g)", data[data["g"] < 2], **given).fit()
+    found = two.influence(refit=refit)
+    assert found.params.isna().all(axis=None)
+    assert found.fixed_theta_params.isna().all(axis=None)
+    assert (found.table["decrement"] == np.inf).all()
+    assert not found.table[["trusted", "refitted"]].any(axis=None)
+
+
+@pytest.mark.parametrize("refit", ["none", "all"])
+@pytest.mark.parametrize("formula", ["y ~ x + (1 | g)", "y ~ x + (1 | g) + (1 | h)"])
+def test_nothing_is_said_where_variances_could_not_be_told_from_the_residual(formula: str, refit: str) -> None:
+    rng = np.random.default_rng(2)
+    g = np.concatenate([[0] * 4, np.arange(1, 12)])  # one row in each group but the first
+    data = pd.DataFrame(
+        {"g": g, "h": np.arange(len(g)) % 3, "x": rng.normal(size=len(g)), "y": rng.normal(size=len(g))}
+    )
+    found = hlm.Model(formula, data).fit().influence("g", refit=refit)
+    assert found.params.loc[0].isna().all()
+    assert found.fixed_theta_params.loc[0].isna().all()
+    assert not found.table.loc[0, ["trusted", "refitted"]].any()
+    assert found.fixed_theta_params.drop(index=0).notna().all(axis=None)
+    with pytest.raises(hlm.DesignError, match="as many levels"):
+        hlm.Model(formula, data[data["g"] > 0]).fit()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from hlm.covariance import Matrix
 from hlm.criterion import Problem, make_problem
-from hlm.design import Design, check_design
+from hlm.design import Design, check_design, check_residual
 from hlm.errors import DesignError
 from hlm.estimation import estimate
 from hlm.residuals.refusals import independent_errors
@@ -89,6 +89,8 @@ def _problem_without(fit: Fit, kept: npt.NDArray[np.bool_]) -> Problem:
     problem = make_problem(design)
     if fit._problem.restrictions is not None:
         problem = problem.restrict(fit._problem.restrictions)
+    else:
+        check_residual(design, problem.template.cones())
     if int(problem.coordinates.kept.sum()) < int(fit._problem.coordinates.kept.sum()):
         raise DesignError("without these rows the fixed columns are dependent")
     return problem
@@ -143,6 +145,11 @@ class Deleted:
         """Fill the row of one group."""
         for part in fields(one):
             getattr(self, part.name)[g] = getattr(one, part.name)
+
+    def clear(self, groups: npt.NDArray[np.bool_]) -> None:
+        """Say nothing of some groups (g,)."""
+        for part in fields(self):
+            getattr(self, part.name)[groups] = np.inf if part.name == "decrement" else np.nan
 
 
 def volume(beta_map: Matrix) -> float:

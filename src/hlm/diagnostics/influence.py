@@ -81,7 +81,7 @@ def influence(fit: Fit, group: str | None = None, refit: str = "none") -> Influe
         Grouping factor; needed if there are several.
     refit : {"none", "untrusted", "all"}
         Which deletions are fitted anew instead of by one Newton step: none, those whose step is too long to be trusted,
-        or all.
+        or all. Columns stay as they are: what `poly` or `center` learnt from all rows is not learnt anew.
 
     Returns
     -------

@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from hlm.covariance import Matrix, Template
 from hlm.criterion import Problem
+from hlm.design import Factor
 from hlm.diagnostics.deletion import Deleted, volume
 from hlm.inference.information import jacobian
+from hlm.structure import Codes
 from hlm_ext.columns import Columns
 from hlm_ext.criterion import Criterion
 from hlm_ext.deletion import delete_groups
@@ -72,7 +75,18 @@ def subtract_groups(fit: Fit, criterion: Criterion) -> Deleted:
         out.sigma[place] = np.sqrt(sigma2) * c.scale
         out.log_volume[place] = (r - 1) * np.log(sigma2) - logdet + volume(c.beta_map)
         out.theta[place] = _user_theta(problem, fit._point + step)
+    out.clear(_too_few_left(problem.ordered[0], rows))
     return out
+
+
+def _too_few_left(factor: Factor, rows: Codes) -> npt.NDArray[np.bool_]:
+    """Levels without which `check_design` or `check_residual` would refuse the model: one level, or rows, are left."""
+    if factor.size < 3:
+        return np.ones(factor.size, dtype=np.bool_)
+    second, first = np.partition(rows, -2)[-2:]
+    most = np.full(factor.size, first)  # rows of the largest other level
+    most[np.argmax(rows)] = second
+    return np.asarray(most <= max(map(len, factor.blocks)))
 
 
 def _user_theta(problem: Problem, points: Matrix) -> Matrix:
