@@ -10,6 +10,7 @@ import pytest
 from hlm.errors import DataError, DataTypeError
 from hlm.specification.columns import evaluate
 from hlm.specification.formula import parse
+from hlm.specification.variables import of_numbers
 from tests.specification.examples import Array, rows
 
 
@@ -75,3 +76,12 @@ def test_a_state_carries_what_an_offset_learnt() -> None:
     offset, frame, state = parse("y ~ 1 + offset(center(x))").offsets[0], rows(), {}
     trained = evaluate(offset, frame, "offset", state)
     assert evaluate(offset, frame.iloc[:3], "offset", state).tolist() == trained[:3].tolist()
+
+
+@pytest.mark.parametrize("unit", [5e-324, 1e-200, 1.0, 1e154, 4e307])
+def test_numbers_of_any_size_have_a_mean_and_a_spread(unit: float) -> None:
+    """Their squares have no room: an offset of 1e154 in one row made the description overflow."""
+    found = of_numbers(np.array([0.0, 0.0, 3.0, 1.0]) * unit, None)
+    assert found.mean == pytest.approx(1.0 * unit, rel=1e-15)
+    assert found.sd == pytest.approx(np.sqrt(2.0) * unit, rel=1e-15, abs=5e-324)
+    assert found.most == 3.0 * unit

@@ -39,10 +39,13 @@ class Variable:
 
 def of_numbers(values: Array, frequencies: Array | None) -> Variable:
     """Describe a column of numbers."""
-    mean = float(np.average(values, weights=frequencies))
-    square = float(np.average((values - mean) ** 2, weights=frequencies))
+    exponent = int(np.frexp(np.abs(values).max())[1])  # squares of the largest numbers have no room
+    scaled = np.ldexp(values, -exponent)
+    mean = float(np.average(scaled, weights=frequencies))
+    square = float(np.average((scaled - mean) ** 2, weights=frequencies))
     n = float(len(values) if frequencies is None else frequencies.sum())
     sd = float(np.sqrt(square * n / (n - 1))) if n > 1 else 0.0
+    mean, sd = (float(np.ldexp(value, exponent)) for value in (mean, sd))
     return Variable(None, np.zeros(0), mean, sd, float(values.min()), float(values.max()))
 
 
